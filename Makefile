@@ -16,16 +16,17 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+# JupyterLab refuses to run as root unless told so, as in a container
 lab: venv
-	$(BIN)/jupyter lab nbs/index.ipynb $(ARGS)
+	$(BIN)/jupyter lab nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 # every notebook in a process of its own, two at a time
 notebooks: venv
 	printf '%s\n' $(NOTEBOOKS) | PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
 	    xargs -P 2 -I{} sh -c 'timeout 600 nbdev_test --path {} --n_workers 0 && echo "passed {}" || { echo "FAILED {}"; exit 1; }'
 
-test: notebooks
-	$(BIN)/python -m pytest
+test: venv
+	status=0; $(MAKE) notebooks || status=1; $(BIN)/python -m pytest || status=1; exit $$status
 
 # README.md is the index notebook, its links turned from nbs/ to the repository root
 README ?= README.md

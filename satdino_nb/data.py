@@ -182,6 +182,7 @@ class Normalisation:
 
 FMOW = Normalisation((0.433, 0.436, 0.407), (0.198, 0.193, 0.195)) # fMoW-RGB train, as the published weights expect
 
+# %% ../nbs/02_data.ipynb #channel-stats
 def channel_stats(tiles:Tiles, most:int=2000, seed:int=0) -> Normalisation:
     "Per-channel mean and standard deviation over all pixels of at most `most` tiles, drawn by `seed`."
     chosen = np.random.default_rng(seed).permutation(len(tiles))[:most]

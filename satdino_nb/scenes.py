@@ -129,7 +129,7 @@ def cast(points:np.ndarray, height, sun) -> np.ndarray:
     offset = np.atleast_1d(height).astype(float)[:, None]*np.asarray(sun)
     edge = following(points) - points
     away = (edge[..., 0]*offset[:, None, 1] - edge[..., 1]*offset[:, None, 0])*area_sign(points)[:, None] < 0
-    far = np.stack([previous(away), away], -1).reshape(len(points), -1)  # which corners move with the shadow
+    far = np.stack([previous(away), away], -1).reshape(len(points), 2*points.shape[1])  # which corners move with the shadow
     return np.repeat(points, 2, 1) + far[..., None]*offset[:, None]
 
 def raised(points:np.ndarray, height, inks, sun) -> list:
@@ -941,7 +941,7 @@ def overpass(canvas, x:float) -> None:
 # %% ../nbs/01_scenes.ipynb #runway
 def runway(canvas):
     "A 45 m runway of 2,600 m with its markings, a parallel taxiway, an apron with aircraft; farmland beyond the fence."
-    world, (y0, x0, y1, x1) = canvas.world, canvas.box
+    world = canvas.world
     countryside(canvas, lambda y, x: (y < -240) | (y > 540) | (abs(x) > 1590))
     green = ink(np.array(grass_of(world)[:3])*.9 + (8, 12, 6), 'turf')
     strip, edge = ink((94, 94, 97), 'asphalt'), np.array([-1., 1.])
@@ -976,7 +976,6 @@ def aircraft(y, x, degrees, sun, colour=(224, 226, 228), span=34.) -> list:
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     half = np.array([(-19, 0), (-17, 1.4), (-14, 1.9), (-4, 1.9), (4, 17), (6.5, 17), (3, 1.9), (13, 1.5), (16.5, 6.5),
         (18.5, 6.5), (17.5, 0)])*span/34
-    right, left = half, half[::-1]*(1, -1)
     wing = lambda side: np.array([(-4, side*1.5), (4.2, side*17), (6.6, side*17), (3.4, side*1.5)])*span/34
     tail = lambda side: np.array([(12.5, side*.5), (16, side*6.3), (18, side*6.3), (17, side*.5)])*span/34
     body = np.concatenate([half[[0, 1, 2, 3, 6, 7, 10]], half[[7, 6, 3, 2, 1]]*(1, -1)])
@@ -1077,7 +1076,7 @@ def shore_y(world:World, x) -> np.ndarray:
 # %% ../nbs/01_scenes.ipynb #harbour
 def harbour(canvas):
     "A coast town: beaches with surf, and every three kilometres a basin with quays, jetties, boats and sheds."
-    world, (y0, x0, y1, x1) = canvas.world, canvas.box
+    world, (_, x0, y1, x1) = canvas.world, canvas.box
     tile(canvas, draw_block, (84., 138.), 7, WORN, keep=lambda y, x: y < -70)
     step = max(3., canvas.step*3)
     x = np.arange(math.floor(x0/step) - 5, math.ceil(x1/step) + 6)*step
