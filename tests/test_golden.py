@@ -1,0 +1,135 @@
+"""Agreement with numbers produced by the released SatDINO implementation."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from satdino_nb.attention import last_attention
+from satdino_nb.dino import DINOHead, DINOLoss, SatDINO, cosine_schedule, linear_warmup, param_groups
+from satdino_nb.evaluate import knn_predict
+from satdino_nb.gsd import crop_gsd
+from satdino_nb.views import scale_segments, view_gsd
+from satdino_nb.vit import SatViT, ViTConfig
+
+
+@pytest.fixture(scope='module')
+def scalars(shared):
+    return json.loads(shared('golden/scalars.json').read_text())
+
+
+def renamed(state):
+    "A released state dict under timm's names: the GSD token is the register token, its position follows CLS's."
+    out = {}
+    for key, v in state.items():
+        key = key.replace('gsd_register', 'reg_token').replace('weight_g', 'parametrizations.weight.original0')
+        key = key.replace('weight_v', 'parametrizations.weight.original1')
+        out[key] = torch.cat([v[:, :1], v[:, -1:], v[:, 1:-1]], 1) if key.endswith('pos_embed') else v
+    return out
+
+
+def test_gsd_of_a_view(scalars):
+    for row in scalars['gsd_rule']:
+        hw, out = (row['crop_h'], row['crop_w']), row['out']
+        assert abs(crop_gsd(row['gsd_in'], hw, (out, out)) - row['gsd_out']) < 1e-9
+        boxes = torch.tensor([[0., 0., *hw]], dtype=torch.float64)
+        assert abs(view_gsd(torch.tensor([row['gsd_in']], dtype=torch.float64), boxes, out).item() - row['gsd_out']) < 1e-9
+
+
+def test_segments(scalars):
+    assert np.allclose(scale_segments((0.05, 0.25), 10), scalars['uniform_segments'], atol=1e-12)
+
+
+def test_schedules(scalars):
+    made = scalars['schedules']
+    for name, args in made['args'].items():
+        assert np.allclose(cosine_schedule(**args), made[name], rtol=0, atol=1e-12), name
+
+
+def test_dino_loss(shared):
+    golden = load_file(shared('golden/dino_loss.safetensors'))
+    loss, temps = DINOLoss(97), linear_warmup(0.04, 0.07, 4, 3)
+    for step in range(4):
+        student, teacher, before, after, expected = (golden[f'step{step}.{k}'] for k in
+                                                     ('student', 'teacher', 'center_before', 'center_after', 'loss'))
+        teacher = teacher.unflatten(0, (2, 4))
+        assert torch.allclose(loss.centre, before[0], atol=1e-6)
+        q = loss.probabilities(teacher, float(temps[step]))
+        assert torch.allclose(loss(student.unflatten(0, (12, 4)), q), expected, rtol=1e-5)
+        loss.update_centre(teacher)
+        assert torch.allclose(loss.centre, after[0], atol=1e-6)
+
+
+@pytest.mark.parametrize('name,config', [('p16', ViTConfig(224, 16, 128, 3, 2, pos_interp='released')),
+                                         ('p8', ViTConfig(224, 8, 64, 2, 1, pos_interp='released'))])
+def test_backbone(shared, name, config):
+    released = torch.load(shared(f'golden/released_{name}.pth'), weights_only=True)
+    model = SatViT(config).eval()
+    result = model.load_state_dict(renamed(released['teacher']), strict=False)
+    assert result.missing_keys == ['gsd_head.weight', 'gsd_head.bias'] and not result.unexpected_keys
+    golden = load_file(shared(f'golden/backbone_{name}.safetensors'))
+    sizes = [k.removesuffix('.input') for k in golden if k.endswith('.input')]
+    assert len(sizes) >= 4
+    for size in sizes:
+        x = golden[f'{size}.input'].float()
+        with torch.no_grad():
+            tokens, attention = model.tokens(x), last_attention(model, x)
+        for ours, theirs in ((tokens.cls, 'cls'), (tokens.gsd, 'gsd'), (tokens.patches[:, :8], 'patches_first8'),
+                             (attention.cls, 'attn_cls_to_patches'), (attention.gsd, 'attn_gsd_to_patches')):
+            assert torch.allclose(ours, golden[f'{size}.{theirs}'], atol=1e-4), (size, theirs)
+
+
+def test_knn(shared, scalars):
+    golden = load_file(shared('golden/knn.safetensors'))
+    truth = golden['test_labels']
+    for k, (top1, top5) in scalars['knn_top1_top5'].items():
+        scores = knn_predict(golden['train_features'], golden['train_labels'], golden['test_features'], int(k), scalars['knn_temperature'])
+        assert abs(100*(scores.argmax(1) == truth).double().mean().item() - top1) < 1e-4
+        if int(k) >= 5:
+            within = (scores.sort(dim=1, descending=True, stable=True).indices[:, :5] == truth[:, None]).any(1).double().mean().item()
+            assert abs(100*within - top5) < 1e-4
+
+
+def test_six_steps_of_training(shared):
+    "The objective driven step by step from given views: the public way, here held against the released run."
+    golden = json.loads(shared('golden/train_trajectory.json').read_text())
+    init, data = load_file(shared('golden/train_init.safetensors')), load_file(shared('golden/train_views.safetensors'))
+    backbone = SatViT(ViTConfig(224, 16, 64, 2, 1, pos_interp='released'))
+    model = SatDINO(backbone, DINOHead(64, golden['out_dim'], 128, 64, norm_last_layer=False), golden['gamma'], golden['student_temp'])
+    state = {k.removeprefix('student.'): v for k, v in init.items() if k.startswith('student.')}
+    state |= {f'backbone.gsd_head.{p}': init[f'gsd_head.gsd_head.{p}'] for p in ('weight', 'bias')}
+    model.student.load_state_dict(renamed(state))
+    model.teacher.load_state_dict(renamed(state))
+    backbone.gsd_head.requires_grad_(False)                                  # as released: not optimised
+    decay = [p for p in model.student.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.student.parameters() if p.requires_grad and p.ndim <= 1]
+    optimiser = torch.optim.AdamW([dict(params=decay), dict(params=plain, weight_decay=0.)])
+    norm = lambda network: sum(p.double().square().sum() for n, p in network.named_parameters() if 'gsd_head' not in n).sqrt().item()
+    for row in golden['traj']:
+        step = row['step']
+        for i, group in enumerate(optimiser.param_groups):
+            group['lr'] = row['lr']
+            if i == 0: group['weight_decay'] = row['wd']
+        x = [(data[f'step{step}.view{v}'].float() - 128)/32 for v in range(6)]
+        gsd = [data[f'step{step}.gsd{v}'] for v in range(6)]
+        temp = 0.04 if row['epoch'] < 1 else 0.07
+        losses = model([torch.stack(x[:2]), torch.stack(x[2:])], [torch.stack(gsd[:2]), torch.stack(gsd[2:])], temp)
+        optimiser.zero_grad()
+        losses.total.backward()
+        for p in model.student.parameters():
+            if p.grad is not None: torch.nn.utils.clip_grad_norm_([p], golden['clip_grad'])
+        if row['epoch'] < golden['freeze_last_layer_epochs']:
+            for p in model.student.head.last_layer.parameters(): p.grad = None
+        optimiser.step()
+        model.update_teacher(row['momentum'])
+        seen = dict(dino_loss=losses.dino.item(), gsd_loss=losses.gsd.item(), loss=losses.total.item(),
+                    student_norm=norm(model.student), teacher_norm=norm(model.teacher), center_norm=model.loss.centre.norm().item())
+        for key, value in seen.items():
+            assert value == pytest.approx(row[key], rel=1e-4), (step, key)
+
+
+def test_weight_decay_leaves_tokens_alone():
+    model = SatViT(ViTConfig(32, 8, 48, 2, 2))
+    decayed = {id(p) for p in param_groups(model)[0]['params']}
+    assert not decayed & {id(model.cls_token), id(model.reg_token), id(model.pos_embed)}
