@@ -1,0 +1,104 @@
+"""The command lines, as a user runs them: what they leave, and what they say when the input is wrong."""
+import json
+import math
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from satdino_nb.data import samples_dir
+from satdino_nb.vit import load_satdino
+
+SMALL = '--steps 3 --batch-size 16 --workers 0 --views.global-size 32 --views.local-size 16 --vit.img-size 32 --vit.depth 2 --out-dim 128 --log-every 1'.split()
+
+
+def command(module, *args):
+    return subprocess.run([sys.executable, '-m', f'satdino_nb.{module}', *map(str, args)], text=True, capture_output=True, timeout=300)
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp('runs')/'first'
+    data = samples_dir()/'scenes'
+    done = command('pretrain', '--data', data, '--gsd', 2, '--out', out, *SMALL)
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_pretrain_leaves_weights_configuration_and_numbers(run):
+    out, done = run
+    assert '3/3' in done.stderr, 'a progress bar'
+    assert {'model.safetensors', 'config.json', 'metrics.jsonl'} <= {p.name for p in out.iterdir()}
+    rows = [json.loads(line) for line in (out/'metrics.jsonl').read_text().splitlines()]
+    assert [r['step'] for r in rows] == [0, 1, 2] and all(math.isfinite(r['loss']) for r in rows)
+    config = json.loads((out/'config.json').read_text())
+    assert config['steps'] == 3 and config['gsd'] == 2 and config['vit']['depth'] == 2
+    assert load_satdino(out/'model.safetensors').config.depth == 2
+
+
+def test_evaluate_compares_with_the_baselines(run):
+    out, _ = run
+    done = command('evaluate', '--run', out, '--workers', 0)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out/'knn.json').read_text())
+    assert set(report['knn']) == {'SatDINO', 'untrained', 'pixels', 'colour histogram'}
+    n = report['held_out']
+    for accuracies in report['knn'].values():
+        for a in accuracies: assert a['n'] == n > 0 and 0 <= a['low'] <= a['value'] <= a['high'] <= 1
+    assert all(name in done.stdout for name in report['knn'])
+
+
+def test_help_lists_every_setting():
+    done = command('pretrain', '--help')
+    assert done.returncode == 0
+    for option in ('--data', '--gsd', '--steps', '--out', '--views.sampling', '--vit.patch-size', '--gamma'):
+        assert option in done.stdout, option
+
+
+@pytest.fixture
+def tiles(tmp_path):
+    folder = tmp_path/'tiles'
+    shutil.copytree(samples_dir()/'scenes'/'forest', folder)
+    return folder
+
+
+def broken(folder): (folder/'broken.jpg').write_bytes(b'\xff\xd8\xff\xe0 not much of a picture')
+def cut(folder):
+    first = sorted(folder.iterdir())[0]
+    first.write_bytes(first.read_bytes()[:700])
+def empty(folder): shutil.rmtree(folder); folder.mkdir()
+def missing(folder): shutil.rmtree(folder)
+def deep(folder): Image.new('I;16', (64, 64)).save(folder/'deep.png')
+def nothing(folder): pass
+
+
+@pytest.mark.parametrize('spoil,args,words', [
+    (missing, ['--gsd', 10], ['tiles', 'no such folder']),
+    (empty, ['--gsd', 10], ['tiles', 'no images']),
+    (broken, ['--gsd', 10], ['broken.jpg', '1 of']),
+    (cut, ['--gsd', 10], ['forest_00.jpg', '1 of']),
+    (deep, ['--gsd', 10], ['deep.png', '16-bit']),
+    (nothing, ['--gsd', 0], ['positive', '0.0']),
+    (nothing, ['--gsd', 'nan'], ['positive', 'nan']),
+    (nothing, ['--gsd', -1], ['positive', '-1']),
+    (nothing, [], ['--gsd', '--gamma 0']),
+    (nothing, ['--gsd', 10, '--batch-size', 500], ['--batch-size', '500']),
+    (nothing, ['--gsd', 10, '--views.local-scale', 0.25, 0.05], ['low <= high']),
+    (nothing, ['--gsd', 10, '--views.local-size', 12], ['12', 'patch_size']),
+], ids=lambda v: getattr(v, '__name__', None) or ' '.join(map(str, v))[:30])
+def test_bad_input_is_named_before_training_starts(tiles, tmp_path, spoil, args, words):
+    spoil(tiles)
+    out = tmp_path/'run'
+    done = command('pretrain', '--data', tiles, '--out', out, *SMALL, '--held-out', 0, *args)
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert all(w in said for w in words), said
+    assert 'Traceback' not in said, said
+    assert not out.exists(), "nothing is written for a run that never began"
+
+
+def test_evaluate_names_a_missing_run(tmp_path):
+    done = command('evaluate', '--run', tmp_path/'absent')
+    assert done.returncode != 0 and 'absent' in done.stderr and 'Traceback' not in done.stderr
