@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml
 
 # JupyterLab refuses to run as root unless told so, as in a container
 lab: venv
-	$(BIN)/jupyter lab nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 # every notebook in a process of its own, two at a time
 notebooks: venv
