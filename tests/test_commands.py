@@ -102,3 +102,26 @@ def test_bad_input_is_named_before_training_starts(tiles, tmp_path, spoil, args,
 def test_evaluate_names_a_missing_run(tmp_path):
     done = command('evaluate', '--run', tmp_path/'absent')
     assert done.returncode != 0 and 'absent' in done.stderr and 'Traceback' not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='sends SIGINT')
+def test_an_interrupted_run_keeps_its_weights(tmp_path):
+    import signal
+    import time
+    out = tmp_path/'run'
+    options = [*SMALL, '--steps', '100000', '--data', str(samples_dir()/'scenes'), '--gsd', '2', '--out', str(out), '--no-check']
+    process = subprocess.Popen([sys.executable, '-m', 'satdino_nb.pretrain', *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    log, deadline = out/'metrics.jsonl', time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and not (log.exists() and log.read_text().count('\n') >= 3): time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode != 0 and 'stopped' in said and 'Traceback' not in said, said[-2000:]
+    assert load_satdino(out/'model.safetensors').config.depth == 2
+
+
+def test_a_second_run_sets_the_first_aside(run):
+    out, _ = run
+    before = (out/'metrics.jsonl').read_text()
+    done = command('pretrain', '--data', samples_dir()/'scenes', '--gsd', 2, '--out', out, *SMALL, '--seed', 1)
+    assert done.returncode == 0, done.stderr
+    assert (out.with_name('first-1')/'metrics.jsonl').read_text() == before != (out/'metrics.jsonl').read_text()
