@@ -178,7 +178,7 @@ def log_row(step:int, losses:Losses, s:Schedules, images_per_second:float) -> di
 def view_batches(train:Tiles, c:PretrainConfig, device:torch.device) -> Iterator[tuple[Batch, list]]:
     "For each step the `Batch` and its views, cut on `device`; images are read by `c.workers` processes."
     order = lambda: batches(len(train), c.batch_size, c.steps, c.seed)
-    loader = DataLoader(train, batch_sampler=[i.tolist() for _, i in order()], collate_fn=collate, num_workers=c.workers)
+    loader = DataLoader(train, batch_sampler=(i.tolist() for _, i in order()), collate_fn=collate, num_workers=c.workers)
     crop = MultiCrop(c.views)
     for (epoch, index), batch in zip(order(), loader):
         yield batch, crop(batch.images.to(device), batch.gsd, seed=(c.seed, epoch), index=index, hw=batch.hw)
