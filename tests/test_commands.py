@@ -2,8 +2,10 @@
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from PIL import Image
@@ -106,15 +108,17 @@ def test_evaluate_names_a_missing_run(tmp_path):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='sends SIGINT')
 def test_an_interrupted_run_keeps_its_weights(tmp_path):
-    import signal
-    import time
     out = tmp_path/'run'
-    options = [*SMALL, '--steps', '100000', '--data', str(samples_dir()/'scenes'), '--gsd', '2', '--out', str(out), '--no-check']
-    process = subprocess.Popen([sys.executable, '-m', 'satdino_nb.pretrain', *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    log, deadline = out/'metrics.jsonl', time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and not (log.exists() and log.read_text().count('\n') >= 3): time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
+    options = [*SMALL, '--steps', '100000', '--data', samples_dir()/'scenes', '--gsd', '2', '--out', out, '--no-check']
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)      # a parent in the background may have told us to ignore it
+    process = subprocess.Popen([sys.executable, '-m', 'satdino_nb.pretrain', *map(str, options)], preexec_fn=heed,
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        log, deadline = out/'metrics.jsonl', time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline and not (log.exists() and log.read_text().count('\n') >= 3): time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally: process.kill()
     assert process.returncode != 0 and 'stopped' in said and 'Traceback' not in said, said[-2000:]
     assert load_satdino(out/'model.safetensors').config.depth == 2
 
