@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
-NOTEBOOKS := $(wildcard nbs/*.ipynb)
+NOTEBOOKS := $(wildcard nbs/*.ipynb nbs/*/*.ipynb)
 
 .PHONY: venv lab test notebooks readme
 venv: $(VENV)/.installed
@@ -32,4 +32,4 @@ test: venv
 README ?= README.md
 readme: venv
 	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb \
-	    | sed -E 's#\]\(\.\./#](#g; s#\]\(([0-9]{2}_[a-z]+\.ipynb)#](nbs/\1#g' > $(README)
+	    | sed -E 's#\]\(\.\./#](#g; s#\]\(([a-z0-9_/]+\.ipynb)#](nbs/\1#g' > $(README)
