@@ -242,7 +242,7 @@ def plot_run(run:Run, mean_mae:float|None=None):
     loss.set(title='DINO loss (nats)', xlabel='step'); loss.axhline(ln_k, ls=':', c='grey', label='ln K'); loss.legend()
     health.plot(step, [r['teacher_entropy'] for r in run.metrics], label='entropy of an answer')
     health.plot(step, [r['teacher_kl'] for r in run.metrics], '--', label='KL from the mean answer')
-    health.set(title='teacher (nats)', xlabel='step'); health.axhline(ln_k, ls=':', c='grey'); health.set_ylim(0); health.legend(loc='center')
+    health.set(title='teacher (nats)', xlabel='step'); health.axhline(ln_k, ls=':', c='grey'); health.set_ylim(0, 1.5*ln_k); health.legend(loc='upper left')
     if run.config.gamma:
         metres.plot(step, [r['gsd_mae'] for r in run.metrics], label='model')
         if mean_mae: metres.axhline(mean_mae, ls=':', c='grey', label='always the mean')
