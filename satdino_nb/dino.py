@@ -68,7 +68,7 @@ class DINOLoss(nn.Module):
 def gsd_loss(predicted:torch.Tensor, gsd:torch.Tensor) -> torch.Tensor:
     "Mean squared error in m² between `predicted` and true view `gsd`, any matching shape; `ValueError` for unknown (NaN) GSD."
     if gsd.isnan().any(): raise ValueError("the GSD loss needs the GSD of every image; give it, or train with gamma=0")
-    return F.mse_loss(predicted.float(), gsd.to(predicted.device, torch.float32))
+    return F.mse_loss(predicted.float(), gsd.float().to(predicted.device))
 
 # %% ../nbs/05_dino.ipynb #network
 class Network(nn.Module):
@@ -85,13 +85,12 @@ class Network(nn.Module):
 # %% ../nbs/05_dino.ipynb #losses
 @dataclass
 class Losses:
-    "One step's losses (scalars with gradient), and what health checks need (without): see `SatDINO.forward`."
+    "One step's losses (scalars with gradient), and what health checks need (without gradient)."
     total: torch.Tensor
     dino: torch.Tensor
     gsd: torch.Tensor
-    teacher_entropy: torch.Tensor     # mean entropy of the teacher's answers, nats
-    teacher_kl: torch.Tensor          # mean KL divergence of the teacher's answers from their batch mean, nats
     gsd_mae: torch.Tensor             # mean absolute error of the GSD estimates, metres
+    q: torch.Tensor                   # the teacher's answers (G, B, K), for `answers`
 
 def answers(q:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Mean entropy of distributions `q` `(..., K)`, and their mean KL divergence from their mean, in nats."
@@ -121,9 +120,9 @@ class SatDINO(nn.Module):
         self.loss.update_centre(scores)
         metres, mae = torch.zeros_like(dino), torch.full_like(dino, math.nan)
         if self.gamma:
-            estimate, truth = torch.cat([e for _, e in out]).float(), torch.cat(list(gsd)).float().to(dino.device)
-            metres, mae = gsd_loss(estimate, truth), (estimate.detach() - truth).abs().mean()
-        return Losses(dino + self.gamma*metres, dino, metres, *answers(q), mae)
+            estimate, truth = torch.cat([e for _, e in out]).float(), torch.cat(list(gsd)).float()  # GSD is checked where it lies
+            metres, mae = gsd_loss(estimate, truth), (estimate.detach() - truth.to(estimate.device)).abs().mean()
+        return Losses(dino + self.gamma*metres, dino, metres, mae, q)
 
     @torch.no_grad()
     def update_teacher(self, momentum:float) -> None:

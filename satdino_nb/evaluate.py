@@ -67,7 +67,7 @@ def knn_predict(train_x:torch.Tensor, train_y:torch.Tensor, test_x:torch.Tensor,
     "Class scores `(N, C)` by weighted k nearest neighbours of L2-normalised features; the argmax is the prediction."
     if len(train_x) != len(train_y): raise ValueError(f"{len(train_y)} labels for {len(train_x)} training features")
     if not 1 <= k <= len(train_x): raise ValueError(f"k={k} neighbours of {len(train_x)} training features; k must be from 1 to that number")
-    if min(train_y.min(), 0) < 0: raise ValueError("training labels must be 0 or more; some tiles have no class")
+    if train_y.min() < 0: raise ValueError("training labels must be 0 or more; some tiles have no class")
     for name, x in (('training', train_x), ('test', test_x)):
         if not x.isfinite().all(): raise ValueError(f"{name} features hold NaN or infinite values")
     C = num_classes or int(train_y.max()) + 1

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .data import Batch, Normalisation, Tiles, channel_stats, check_images, collate, open_tiles, split_tiles
-from .dino import DINOHead, Losses, SatDINO, cosine_schedule, linear_warmup, param_groups
+from .dino import DINOHead, Losses, SatDINO, answers, cosine_schedule, linear_warmup, param_groups
 from .views import MultiCrop, ViewConfig, view_preset
 from .vit import SatViT, ViTConfig, load_satdino, save_satdino
 
@@ -170,8 +170,9 @@ def load_run(out) -> Run:
 
 def log_row(step:int, losses:Losses, s:Schedules, images_per_second:float) -> dict:
     "One line of `metrics.jsonl`: losses, health numbers, schedules and speed at `step`."
-    row = {k: v.item() if v.isfinite() else None for k, v in vars(losses).items()}
-    return dict(step=step, **{k.replace('total', 'loss'): v for k, v in row.items()},
+    entropy, kl = answers(losses.q)
+    row = dict(loss=losses.total, dino=losses.dino, gsd=losses.gsd, teacher_entropy=entropy, teacher_kl=kl, gsd_mae=losses.gsd_mae)
+    return dict(step=step, **{k: v.item() if v.isfinite() else None for k, v in row.items()},
                 **{k: float(v[step]) for k, v in vars(s).items()}, images_per_second=images_per_second)
 
 # %% ../nbs/06_pretrain.ipynb #view-batches
