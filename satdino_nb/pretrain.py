@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from .vit import SatViT, ViTConfig, load_satdino, save_satdino
 @dataclass(frozen=True)
 class PretrainConfig:
     "A pretraining run. Lengths of schedules are fractions of the run."
-    data: Path | None = None              # folder of images (flat or class subfolders), or CSV index
+    data: Path | None = None              # folder of images (flat or class subfolders) or of GeoTIFFs, or a CSV or Parquet index
     gsd: float | None = None              # metres per pixel of the images, where the index does not say
     out: Path = Path('runs/pretrain')     # the run folder
     steps: int = 300
@@ -53,6 +54,7 @@ class PretrainConfig:
     clip_grad: float = 3.0                # largest gradient norm; 0 does not clip
     held_out: float = 0.2                 # share of each class that training does not see
     check: bool = True                    # decode every image once before the first step
+    on_error: Literal['stop', 'skip'] = 'stop' # images that cannot be used: stop with a list, or go on without them
     seed: int = 0
     workers: int = 2                      # data loading processes
     device: str = 'auto'
@@ -96,8 +98,9 @@ def read_config(path) -> PretrainConfig:
 def run_tiles(config:PretrainConfig, tiles:Tiles|None=None) -> tuple[Tiles, Tiles]:
     "`(train, held out)` tiles of a run: of `tiles`, or else of `config.data`."
     if tiles is None:
-        if config.data is None: raise ValueError("no data: name a folder of images or a CSV index (--data)")
-        tiles = open_tiles(config.data, config.gsd)
+        if config.data is None: raise ValueError("no data: name a folder of images or an index (--data)")
+        tiles = open_tiles(config.data, config.gsd, config.on_error)
+    if config.check: tiles = check_images(tiles, config.on_error)
     train, held = split_tiles(tiles, config.held_out, seed=0)
     if config.gamma and None in train.gsds:
         i = train.gsds.index(None)
@@ -198,7 +201,6 @@ def pretrain(config:PretrainConfig, tiles:Tiles|None=None) -> Run:
     "Train by `config` on `tiles` (or `config.data`); leaves `model.safetensors`, `config.json`, `metrics.jsonl` in `config.out`."
     check_config(config)
     train, held = run_tiles(config, tiles)
-    if config.check: check_images(train)
     device = pick_device(config.device)
     model = build(config, channel_stats(train)).to(device)
     optimiser = torch.optim.AdamW(param_groups(model.student), lr=config.lr, fused=device.type != 'mps')
