@@ -461,8 +461,11 @@ class DatasetTiles(Tiles):
         return Tile(image, self.gsds[i], label if self.labels[i] is None else self.labels[i], path)
 
 # %% ../nbs/02_data.ipynb #read-mask
-def read_mask(path, colours:Sequence|None=None, ignore:int=255) -> torch.Tensor:
-    "Class numbers uint8 (H, W): the file's own values, or the position of each pixel's colour in `colours` ((r, g, b) or 'RRGGBB'; None there: `ignore`)."
+def read_mask(path,                         # a picture file
+              colours:Sequence|None=None,   # of the classes in order, as (r, g, b) or 'RRGGBB'; None: the file's own values
+              other:int|None=None,          # what colours outside the legend become; None: they are an error
+             ) -> torch.Tensor:
+    "Class numbers uint8 (H, W) of a mask of plain values, a palette, or colours."
     try:
         with Image.open(path) as image:
             if colours is None:
@@ -471,11 +474,10 @@ def read_mask(path, colours:Sequence|None=None, ignore:int=255) -> torch.Tensor:
             pixels = np.array(image.convert('RGB')).astype(np.int64) @ (65536, 256, 1)
     except (OSError, SyntaxError) as e: raise ImageReadError(f"{path}: not a readable mask ({e})") from e
     out = np.full(pixels.shape, -1)
-    for k, c in enumerate(colours):
-        if c is not None: out[pixels == (int(c, 16) if isinstance(c, str) else int(np.dot(c, (65536, 256, 1))))] = k
-    if (unknown := np.unique(pixels[out < 0])).size and None not in colours:
-        raise ValueError(f"{path}: colours that are not in the legend: {', '.join(f'{v:06X}' for v in unknown[:5])}")
-    return torch.from_numpy(np.where(out < 0, ignore, out).astype(np.uint8))
+    for k, c in enumerate(colours): out[pixels == (int(c, 16) if isinstance(c, str) else int(np.dot(c, (65536, 256, 1))))] = k
+    if other is None and (unknown := np.unique(pixels[out < 0])).size:
+        raise ValueError(f"{path}: colours outside the legend: {', '.join(f'{v:06X}' for v in unknown[:5])}; add them, or say what they become (other=255)")
+    return torch.from_numpy(np.where(out < 0, other or 0, out).astype(np.uint8))
 
 # %% ../nbs/02_data.ipynb #mask-tiles
 def mask_tiles(images, masks, gsd:float|Callable|None=None, on_error:str='stop') -> Tiles:

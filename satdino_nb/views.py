@@ -70,6 +70,9 @@ class ViewConfig:
     blur_sigma: tuple[float, float] = (0.1, 2.0)       # pixels of the view
     solarise: float = 0.2                    # probability, all global views but the first
 
+    def ranges(self) -> dict:
+        "What `satdino_nb.data.audit` asks of a recipe: name: (area fractions, pixels)."
+        return {'global': (self.global_scale, self.global_size), 'local': (self.local_scale, self.local_size)}
     def __post_init__(self):
         scale_segments(self.global_scale, max(self.n_global, 1))
         scale_segments(self.local_scale, max(self.n_local, 1), self.by)

@@ -101,6 +101,30 @@ def test_bad_input_is_named_before_training_starts(tiles, tmp_path, spoil, args,
     assert not out.exists(), "nothing is written for a run that never began"
 
 
+def test_bad_images_can_be_skipped(tiles, tmp_path):
+    broken(tiles); deep(tiles)
+    shutil.copytree(samples_dir()/'scenes'/'sea', tmp_path/'set'/'sea')
+    shutil.move(tiles, tmp_path/'set'/'forest')
+    out = tmp_path/'run'
+    done = command('pretrain', '--data', tmp_path/'set', '--gsd', 2, '--out', out, *SMALL, '--on-error', 'skip')
+    assert done.returncode == 0 and 'left out 2 of 50' in done.stderr and 'broken.jpg' in done.stderr, done.stderr
+    done = command('evaluate', '--run', out, '--workers', 0, '--k', 5)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out/'knn.json').read_text())
+    assert report['train'] + report['held_out'] == 48
+
+
+def test_audit_and_stats(tiles, tmp_path):
+    broken(tiles)
+    done = command('data', 'audit', tiles, '--gsd', 2, '--out', tmp_path/'report')
+    assert done.returncode == 0 and '24 readable, 1 not' in done.stdout and 'broken.jpg' in done.stdout, done.stderr
+    assert {p.name for p in (tmp_path/'report').iterdir()} == {'report.md', 'contact_sheet.jpg', 'files.csv'}
+    done = command('data', 'stats', samples_dir()/'manifest.csv', '--most', 50)
+    assert done.returncode == 0 and len(json.loads(done.stdout)['mean']) == 3, done.stderr
+    done = command('data', 'audit', tmp_path/'absent')
+    assert done.returncode != 0 and 'absent' in done.stderr and 'Traceback' not in done.stderr
+
+
 def test_evaluate_names_a_missing_run(tmp_path):
     done = command('evaluate', '--run', tmp_path/'absent')
     assert done.returncode != 0 and 'absent' in done.stderr and 'Traceback' not in done.stderr
