@@ -69,6 +69,9 @@ class Crop:
     def gsd(self, source_gsd:float) -> float: 
         "Effective GSD in metres per pixel, given the source's."
         return crop_gsd(source_gsd, self.hw, self.out_hw)
+    def gsd_yx(self, source_gsd:float) -> tuple[float, float]:
+        "Effective GSD down and across."
+        return crop_gsd_yx(source_gsd, self.hw, self.out_hw)
     def footprint(self, source_gsd:float) -> tuple[float, float]: 
         "Ground (height, width) in metres: it depends on the box alone, not on the output size."
         return footprint(source_gsd, self.hw)
