@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'IMAGE_SUFFIXES', 'RASTER_SUFFIXES', 'FMOW_CLASSES', 'FMOW', 'NORMALISATIONS', 'FORMAT_SUFFIXES',
-           'PAPER_VIEWS', 'ImageReadError', 'read_image', 'Tile', 'Tiles', 'resized', 'complain', 'gather',
-           'check_images', 'files_below', 'check_classes', 'listed', 'folder_tiles', 'read_table', 'table_row',
-           'table_tiles', 'rgb_bands', 'read_window', 'grid_hw', 'band_limits', 'stretch', 'GeoTiles', 'window_boxes',
-           'Windows', 'window_rows', 'geotiff_tiles', 'fmow_box', 'fmow_rows', 'fmow_feature_rows', 'fmow_tiles',
-           'same_place', 'as_uint8', 'DatasetTiles', 'read_mask', 'mask_tiles', 'picture_hw', 'open_tiles',
+           'PAPER_VIEWS', 'ImageReadError', 'read_image', 'decode', 'reduction', 'Tile', 'Tiles', 'resized', 'complain',
+           'gather', 'check_images', 'files_below', 'check_classes', 'listed', 'folder_tiles', 'read_table',
+           'table_row', 'table_tiles', 'rgb_bands', 'read_window', 'grid_hw', 'band_limits', 'stretch', 'GeoTiles',
+           'window_boxes', 'Windows', 'window_rows', 'geotiff_tiles', 'fmow_box', 'fmow_rows', 'fmow_feature_rows',
+           'fmow_tiles', 'same_place', 'as_uint8', 'DatasetTiles', 'read_mask', 'mask_tiles', 'picture_hw',
+           'open_tiles', 'for_views', 'cached_hws', 'cache_bytes', 'fingerprint', 'CachedTiles', 'cache_tiles',
            'samples_dir', 'sample_tiles', 'split_tiles', 'Batch', 'collate', 'Normalisation', 'channel_stats',
            'FileFacts', 'pixels_of', 'file_facts', 'view_gsds', 'Audit', 'walk', 'audit', 'counted', 'span',
            'audit_rows', 'audit_findings', 'same_but_case', 'audit_text', 'preview', 'contact_sheet', 'audit_command',
@@ -21,6 +22,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import time
 import warnings
 from collections import Counter
@@ -46,20 +48,32 @@ if limit := os.environ.get('SATDINO_MAX_PIXELS'): Image.MAX_IMAGE_PIXELS = int(l
 
 def read_image(path, box:tuple|None=None) -> torch.Tensor:
     "The image at `path`, or its `box` (top, left, height, width), as RGB `uint8 (3, H, W)`; `ImageReadError` naming the file if it cannot be decoded."
+    return decode(path, box)[0]
+
+def decode(path, box:tuple|None=None, views:dict|None=None) -> tuple[torch.Tensor, tuple]:
+    "`(image uint8 (3, h, w), (H, W) in the file)`: a JPEG is decoded at a half, quarter or eighth where all `views` (as `audit` takes them) still shrink it."
     try:
         with Image.open(path) as image:
+            hw = image.height, image.width
             if image.mode.startswith(('I', 'F')):
                 raise ImageReadError(f"{path}: {image.mode} pixels (16-bit or float); read it with geotiff_tiles, which stretches it to 8 bits")
-            if box is not None: image = image.crop((box[1], box[0], box[1] + box[3], box[0] + box[2]))
-            return torch.from_numpy(np.array(image.convert('RGB'))).permute(2, 0, 1).contiguous()
+            if box is not None: image, hw = image.crop((box[1], box[0], box[1] + box[3], box[0] + box[2])), tuple(box[2:])
+            elif views and (r := reduction(hw, views)) > 1: image.draft('RGB', (hw[1]//r, hw[0]//r))
+            return torch.from_numpy(np.array(image.convert('RGB'))).permute(2, 0, 1), hw
     except FileNotFoundError: raise
     except PermissionError as e: raise ImageReadError(f"{path}: no permission to read it") from e
     except Image.DecompressionBombError as e:
         raise ImageReadError(f"{path}: more pixels than the limit ({e}); if you trust the file, set SATDINO_MAX_PIXELS "
                              "in the environment, or cut it into windows with geotiff_tiles") from e
+    except ImageReadError: raise
     except (OSError, SyntaxError, ValueError, EOFError) as e:
-        if isinstance(e, ImageReadError): raise
         raise ImageReadError(f"{path}: not a readable image ({e}); replace or remove the file") from e
+
+# %% ../nbs/02_data.ipynb #reduction
+def reduction(hw:tuple, views:dict, ratio:float=3/4) -> int:
+    "By how much, 1, 2, 4 or 8, an image of `hw` can be decoded smaller so that every crop of aspect `ratio` or more still has the pixels of its view."
+    sides = [math.sqrt(scale[0]*hw[0]*hw[1]*ratio)/size for scale, size in views.values()]
+    return max(r for r in (1, 2, 4, 8) if r == 1 or r <= min(sides))
 
 # %% ../nbs/02_data.ipynb #tile
 @dataclass
@@ -80,18 +94,22 @@ class Tiles(Dataset):
     columns = tuple(COLUMNS.values())
     threads = True # several may read at a time
     def __init__(self, paths:Sequence, gsds:Sequence, labels:Sequence|None=None, classes:Sequence[str]=(), size:tuple|None=None, **more):
-        n, self.classes, self.size, self.left_out = len(paths), tuple(classes), size, 0
+        n, self.classes, self.size, self.left_out, self.views = len(paths), tuple(classes), size, 0, None
         values = dict(paths=map(str, paths), gsds=gsds, labels=labels, **more)
         for name in self.columns:
             setattr(self, name, [None]*n if values.get(name) is None else list(values[name]))
             if (m := len(getattr(self, name))) != n: raise ValueError(f"{m} {name} for {n} images")
         self.gsds = [None if g is None else check_gsd(g, f"GSD of {p}") for p, g in zip(self.paths, self.gsds)]
 
-    def image(self, i:int) -> torch.Tensor:
-        "The pixels of tile `i`, uint8 (3, H, W)."
-        return resized(read_image(self.paths[i], self.boxes[i]), self.size)
+    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+        "Tile `i` as uint8 (3, h, w), and the (H, W) that its GSD is meant for: larger where it was decoded at a reduced scale."
+        image, hw = decode(self.paths[i], self.boxes[i], self.views)
+        return (image, hw) if self.size is None else (resized(image, self.size), self.size)
+    def image(self, i:int) -> torch.Tensor: return self.pixels(i)[0]
     def __getitem__(self, i) -> Tile:
-        return Tile(self.image(i), self.gsds[i], self.labels[i], self.paths[i], self.boxes[i], self.nominal_gsds[i])
+        image, hw = self.pixels(i)
+        gsd = self.gsds[i] if self.gsds[i] is None or tuple(image.shape[1:]) == tuple(hw) else crop_gsd(self.gsds[i], hw, image.shape[1:])
+        return Tile(image, gsd, self.labels[i], self.paths[i], self.boxes[i], self.nominal_gsds[i])
     def __len__(self): return len(self.paths)
     def __repr__(self): 
         left_out = f", {self.left_out} left out" if self.left_out else ''
@@ -133,18 +151,19 @@ def gather(rows:Sequence[dict], classes:Sequence[str], on_error:str, source, mak
     return tiles
 
 # %% ../nbs/02_data.ipynb #check-images
-def check_images(tiles:Tiles, on_error:str='stop', workers:int=2) -> Tiles:
-    "Decode every tile once; the tiles that can be read. `ImageReadError` lists those that fail, or they are left out ('skip')."
+def check_images(tiles:Tiles, on_error:str='stop', workers:int=2, smallest:int=1) -> Tiles:
+    "Decode every tile once; the tiles that can be read and are `smallest` pixels wide and high. `ImageReadError` lists the others, or they are left out ('skip')."
     def problem(i):
-        try: tiles.image(i)
+        try: h, w = tiles.image(i).shape[1:]
         except (ImageReadError, OSError) as e: return str(e)
+        if min(h, w) < smallest: return f"{tiles.paths[i]}: {h} x {w} pixels, but {smallest} are needed both ways"
     with ThreadPoolExecutor(workers if tiles.threads else 1) as pool:
         found = list(tqdm(pool.map(problem, range(len(tiles))), 'checking images', len(tiles), leave=False))
-    complain([e for e in found if e], len(tiles), "images cannot be read", on_error, ImageReadError)
+    complain([e for e in found if e], len(tiles), "images cannot be used", on_error, ImageReadError)
     if not any(found): return tiles
     good = tiles.subset(i for i, e in enumerate(found) if not e)
     good.left_out += len(tiles) - len(good)
-    if not len(good): raise ImageReadError(f"none of the {len(tiles)} images can be read")
+    if not len(good): raise ImageReadError(f"none of the {len(tiles)} images can be used")
     return good
 
 # %% ../nbs/02_data.ipynb #files-below
@@ -279,14 +298,14 @@ class GeoTiles(Tiles):
         super().__init__(*args, **kwargs)
         self.bands, self.limits = bands, limits
 
-    def image(self, i:int) -> torch.Tensor:
-        "The window's pixels, stretched to uint8 (3, H, W)."
+    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+        "The window's pixels, stretched to uint8 (3, H, W), and (H, W)."
         import rasterio
         path = self.paths[i]
         try:
             with open_raster(path) as src: values, valid = read_window(src, self.bands[path], self.boxes[i])
         except rasterio.errors.RasterioError as e: raise ImageReadError(f"{path}: not readable at {self.boxes[i]} ({e}); replace or remove the file") from e
-        return stretch(values, valid, self.limits[path])
+        return stretch(values, valid, self.limits[path]), values.shape[1:]
 
 def window_boxes(hw:tuple, size:int, stride:int|None=None) -> list[tuple]:
     "Boxes of `size` pixels that cover `hw`, every `stride`; the last of a row or column moves inwards, and no box exceeds the file."
@@ -443,6 +462,7 @@ class DatasetTiles(Tiles):
     threads = False # not every data set bears them
     def __init__(self, dataset:Dataset, gsd=None, channels:tuple|None=None, limits:tuple|None=None, classes:Sequence[str]|None=None):
         n, self.dataset, self.channels, self.limits = len(dataset), dataset, channels, limits
+        gsd = getattr(dataset, 'gsds', None) if gsd is None else gsd                       # of our scenes
         samples = getattr(dataset, 'samples', None) or getattr(dataset, 'imgs', None)      # of torchvision's folder data sets
         paths = [s[0] for s in samples] if samples else [f"{type(dataset).__name__}[{i}]" for i in range(n)]
         labels = [s[1] for s in samples] if samples else [int(y) for y in getattr(dataset, 'targets', ())] or None
@@ -507,6 +527,66 @@ def open_tiles(path, gsd:float|Callable|None=None, on_error:str='stop') -> Tiles
         rows, _ = listed(path)
         if all(Path(r['path']).suffix.lower() in ('.tif', '.tiff') for r in rows): return geotiff_tiles(path, on_error=on_error)
     return folder_tiles(path, gsd, on_error)
+
+# %% ../nbs/02_data.ipynb #for-views
+def for_views(tiles:Tiles, views:dict) -> Tiles:
+    "The same tiles, JPEGs decoded at a reduced scale where every crop of `views` (name: (area fractions, pixels)) is shrunk even so."
+    if tiles.size is not None: raise ValueError("tiles that are resized to one size cannot be decoded at a reduced scale")
+    other = copy.copy(tiles)
+    other.views = views
+    return other
+
+# %% ../nbs/02_data.ipynb #cached-hws
+def cached_hws(tiles:Tiles) -> list[tuple]:
+    "`(height, width)` of every tile as it would be cached, from boxes and file headers."
+    return [tuple(tiles.size or (tiles.boxes[i] and tiles.boxes[i][2:]) or picture_hw(tiles.paths[i])) for i in range(len(tiles))]
+
+def cache_bytes(tiles:Tiles) -> int:
+    "Size in bytes of the file that `cache_tiles` would write."
+    return 3*sum(h*w for h, w in cached_hws(tiles))
+
+def fingerprint(tiles:Tiles) -> str:
+    "A hash of what decides the pixels of `tiles`: files with size and time, boxes, stretch."
+    state = [(p, b, os.stat(p).st_size, os.stat(p).st_mtime_ns) for p, b in zip(tiles.paths, tiles.boxes)]
+    return hashlib.blake2b(repr((state, tiles.size, getattr(tiles, 'bands', None), getattr(tiles, 'limits', None))).encode(), digest_size=16).hexdigest()
+
+# %% ../nbs/02_data.ipynb #cachedtiles
+class CachedTiles(Tiles):
+    "Tiles whose decoded pixels lie in one memory-mapped `file`."
+    columns = (*Tiles.columns, 'hws', 'offsets')
+    def __init__(self, tiles:Tiles, file, hws:Sequence):
+        ends = np.cumsum([3*h*w for h, w in hws])
+        super().__init__(classes=tiles.classes, hws=hws, offsets=[0, *ends[:-1].tolist()], **{name: getattr(tiles, name) for name in Tiles.columns})
+        self.file, self.left_out = Path(file), tiles.left_out
+
+    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+        "The pixels of tile `i`, uint8 (3, H, W), and (H, W)."
+        h, w = self.hws[i]
+        pixels = np.memmap(self.file, np.uint8, 'r', self.offsets[i], (h, w, 3))
+        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), (h, w)
+
+# %% ../nbs/02_data.ipynb #cache-tiles
+def cache_tiles(tiles:Tiles, folder, workers:int=2) -> CachedTiles:
+    "The same tiles with decoded pixels in `folder`, written there unless an earlier call did; `OSError` where the disk is too small."
+    if isinstance(tiles, DatasetTiles): raise ValueError("only tiles from files can be cached; this data set has its own ways")
+    folder, mark = Path(folder), fingerprint(tiles)
+    folder.mkdir(parents=True, exist_ok=True)
+    file, note = folder/f'{mark}.pixels', folder/f'{mark}.json'
+    if note.is_file(): return CachedTiles(tiles, file, [tuple(hw) for hw in json.loads(note.read_text())])
+    cached = CachedTiles(tiles, file, cached_hws(tiles))
+    need, free = 3*sum(h*w for h, w in cached.hws), shutil.disk_usage(folder).free
+    if need > free: raise OSError(f"{folder}: the decoded images need {need/2**30:.1f} GiB, {free/2**30:.1f} GiB are free; choose another folder")
+    print(f"decoding {len(tiles)} images into {file} ({need/2**20:.0f} MiB)")
+    part = file.with_suffix('.part')
+    pixels = np.memmap(part, np.uint8, 'w+', shape=(need,))
+    def write(i):
+        image, (h, w) = tiles.image(i), cached.hws[i]
+        pixels[cached.offsets[i]:cached.offsets[i] + 3*h*w] = image.permute(1, 2, 0).numpy().ravel()
+    with ThreadPoolExecutor(workers if tiles.threads else 1) as pool: list(tqdm(pool.map(write, range(len(tiles))), 'decoding', len(tiles), leave=False))
+    pixels.flush()
+    part.replace(file)
+    note.write_text(json.dumps(cached.hws))
+    return cached
 
 # %% ../nbs/02_data.ipynb #samples-dir
 def samples_dir() -> Path:
