@@ -82,8 +82,11 @@ class ViewConfig:
         if self.n_global < 1 or self.n_local < 0 or self.n_global + self.n_local < 2:
             raise ValueError(f"self-distillation compares views: at least one global and two in all, got {self.n_global} + {self.n_local}")
         if min(self.global_size, self.local_size) < 1: raise ValueError("view sizes must be positive")
-        for name in ('flip', 'jitter', 'grey', 'solarise'):
-            if not 0 <= getattr(self, name) <= 1: raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        for name in ('flip', 'jitter', 'grey', 'solarise', 'blur'):
+            if not all(0 <= p <= 1 for p in np.atleast_1d(getattr(self, name))): raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        for name in ('ratio', 'blur_sigma'):
+            low, high = getattr(self, name)
+            if not 0 < low <= high: raise ValueError(f"{name} must satisfy 0 < low <= high, got {getattr(self, name)}")
 
 # %% ../nbs/03_views.ipynb #view-preset
 def view_preset(name:str='paper', **changes) -> ViewConfig:
@@ -260,7 +263,10 @@ def check_images_uint8(images:torch.Tensor) -> None:
 
 def as_gsd(gsd, n:int) -> torch.Tensor:
     "Source GSDs as float64 `(n,)` on the CPU; NaN where unknown (None)."
-    return torch.full((n,), torch.nan, dtype=torch.float64) if gsd is None else torch.as_tensor(gsd, dtype=torch.float64).cpu().reshape(n)
+    if gsd is None: return torch.full((n,), torch.nan, dtype=torch.float64)
+    gsd = torch.as_tensor(gsd, dtype=torch.float64).cpu().reshape(-1)
+    if len(gsd) != n: raise ValueError(f"{len(gsd)} GSDs for {n} images")
+    return gsd
 
 def make_views(images:torch.Tensor, gsd:torch.Tensor, p:ViewParams, size:int) -> Views:
     "`Views` of `images` `(V, B, 3, size, size)` cut by `p` from sources with `gsd` `(B,)`."

@@ -73,6 +73,7 @@ def cut(folder):
 def empty(folder): shutil.rmtree(folder); folder.mkdir()
 def missing(folder): shutil.rmtree(folder)
 def deep(folder): Image.new('I;16', (64, 64)).save(folder/'deep.png')
+def one_pixel(folder): Image.new('RGB', (1, 1)).save(folder/'one.png')
 def nothing(folder): pass
 
 
@@ -82,12 +83,15 @@ def nothing(folder): pass
     (broken, ['--gsd', 10], ['broken.jpg', '1 of']),
     (cut, ['--gsd', 10], ['forest_00.jpg', '1 of']),
     (deep, ['--gsd', 10], ['deep.png', '16-bit']),
+    (one_pixel, ['--gsd', 10], ['one.png', '1 x 1 pixels', '1 of 25']),
     (nothing, ['--gsd', 0], ['positive', '0.0']),
     (nothing, ['--gsd', 'nan'], ['positive', 'nan']),
     (nothing, ['--gsd', -1], ['positive', '-1']),
     (nothing, [], ['--gsd', '--gamma 0']),
     (nothing, ['--gsd', 10, '--batch-size', 500], ['--batch-size', '500']),
     (nothing, ['--gsd', 10, '--views.local-scale', 0.25, 0.05], ['low <= high']),
+    (nothing, ['--gsd', 10, '--views.global-scale', 0.25, 1.5], ['<= 1', '1.5']),
+    (nothing, ['--gsd', 10, '--views.n-global', 1, '--views.n-local', 0], ['at least one global and two in all']),
     (nothing, ['--gsd', 10, '--views.local-size', 12], ['12', 'patch_size']),
 ], ids=lambda v: getattr(v, '__name__', None) or ' '.join(map(str, v))[:30])
 def test_bad_input_is_named_before_training_starts(tiles, tmp_path, spoil, args, words):
