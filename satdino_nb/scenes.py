@@ -172,42 +172,41 @@ def tree_colours(rng, n:int, dry:float, conifer:float, tone) -> np.ndarray:
     base = base*(.82 + .36*mix) + np.array([10, 3, -2])*rng.normal(0, 1, (n, 1))
     return np.where(rng.random((n, 1)) < conifer, np.array([52, 70, 52])*(.85 + .3*mix), base)
 
-def trees(rng, y, x, radius, sun, dry:float=.3, conifer:float=.15, tone=None, fine:bool=True) -> Batch:
-    "Crowns of `radius` metres: shadow, dark crown, lighter lobes towards the sun (one unless `fine`); far ones are painted first."
+def trees(rng, y, x, radius, sun, dry:float=.3, conifer:float=.15, tone=None, fine:int=2) -> Batch:
+    "Crowns of `radius` metres: shadow, dark crown, lighter lobes towards the sun (two if `fine` is 2); far ones are painted first."
     y, x, r = [np.atleast_1d(v) for v in np.broadcast_arrays(y, x, np.asarray(radius, dtype=float))]
     order = np.argsort(-(y*sun[0] + x*sun[1]))
     at, r = np.stack([y, x], -1)[order], r[order, None]
     sun, to_sun = np.asarray(sun), -np.asarray(sun)/np.hypot(*sun)
     rough = blobs(rng, 0*r[:, 0], 0*r[:, 0], r[:, 0], 9, .22)
     layers = [(1.1*r*sun, .96, 0.), (0*r*sun, 1., .76), (.16*r*to_sun, .76, 1.06), (.3*r*to_sun, .42, 1.28)]
-    if not fine: layers[2:] = [(.2*r*to_sun, .76, 1.13)]                      # as light as its two lobes together
+    if fine < 2: layers[2:] = [(.2*r*to_sun, .76, 1.13)]                      # as light as its two lobes together
     points = np.stack([(at + move)[:, None] + size*rough for move, size, _ in layers], 1).reshape(-1, *rough.shape[1:])
     gains = np.array([gain for *_, gain in layers])
     colours = tree_colours(rng, len(r), dry, conifer, tone)[:, None]*gains[:, None]
     return Batch(points, inks_of(colours.reshape(-1, 3), 'tree'), np.tile([SHADE, PAINT, FLAT, FLAT][:len(layers)], len(r)))
 
 # %% ../nbs/01_scenes.ipynb #cars
-CAR_COLOURS = np.array([(226, 226, 224), (226, 226, 224), (188, 190, 192), (150, 152, 156), (92, 94, 98), (48, 50, 54),
-                        (48, 50, 54), (132, 44, 40), (52, 72, 116), (104, 110, 96)])
+CAR_COLOURS = np.array([(212, 212, 210), (212, 212, 210), (182, 184, 186), (148, 150, 154), (96, 98, 102), (60, 62, 66),
+                        (60, 62, 66), (128, 52, 48), (60, 78, 116), (104, 110, 96)])
 
-def cars(rng, y, x, degrees, sun, size=(1.8, 4.5), fine:bool=True) -> list:
-    "Batches for cars of `size` (width, length) metres, pointing along x when degrees is 0; unless `fine`, glass and all in one colour."
+def cars(rng, y, x, degrees, sun, size=(1.8, 4.5), fine:int=2) -> list:
+    "Batches for cars of `size` (width, length) metres, pointing along x when degrees is 0; unless `fine`, roof and glass are one."
     y, x, degrees = [np.atleast_1d(v).astype(float) for v in np.broadcast_arrays(y, x, degrees)]
     body = rects(y, x, size[0], size[1], degrees)
     colours = CAR_COLOURS[rng.integers(0, len(CAR_COLOURS), len(y))]
-    shadow = polygons(cast(body, 1.4, sun), None, SHADE)
-    if not fine: return [shadow, polygons(body, inks_of(.85*colours + 5, 'vehicle'), PAINT)]
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    def part(at, h, w): return rects(y + s*at, x + c*at, h, w, degrees)       # a strip across the car, `at` along it
-    glass, roof = inks_of(.25*colours + 22, 'vehicle'), inks_of(1.1*colours, 'vehicle')
-    return [shadow, polygons(body, inks_of(colours, 'vehicle'), PAINT),
-            polygons(part(.14*size[1], .86*size[0], .16*size[1]), glass),
-            polygons(part(-.27*size[1], .8*size[0], .1*size[1]), glass), polygons(part(-.06*size[1], .78*size[0], .2*size[1]), roof)]
+    def part(at, wide, long, colours):                                        # a strip across the car, `at` along it
+        return polygons(rects(y + s*at*size[1], x + c*at*size[1], wide*size[0], long*size[1], degrees), inks_of(colours, 'vehicle'))
+    out = [polygons(cast(body, 1.4, sun), None, SHADE), polygons(body, inks_of(colours, 'vehicle'), PAINT)]
+    if not fine: return [*out, part(-.05, .84, .54, .675*colours + 10.6)]
+    glass = .25*colours + 22
+    return [*out, part(.14, .86, .16, glass), part(-.27, .8, .1, glass), part(-.06, .78, .2, 1.1*colours)]
 
 # %% ../nbs/01_scenes.ipynb #canvas
 SUPER = 4     # canvas pixels per image pixel, along each axis
-FINE = 0.25   # metres per canvas pixel above which details are left out and repeated cells are stamped instead of drawn
-COARSEST = 0.7 # metres per pixel of the drawing that a stamp is averaged from, at most
+DETAIL = (.25, .36) # metres per canvas pixel above which crowns lose lobes and fields rows, and cars lose windows too
+COARSEST = .85     # metres per pixel of the drawing that a stamp is averaged from, at most
 
 @dataclass
 class Canvas:
@@ -221,6 +220,7 @@ class Canvas:
     def __post_init__(self):
         a = math.radians(self.world.angle)
         self.turn = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]) # local (y, x) @ turn = world (y, x)
+        self.fine = sum(self.step < limit for limit in DETAIL)  # 2: all details, 1: without those of plants, 0: nor those of things
         self.pen, self.dark = ImageDraw.Draw(self.image), ImageDraw.Draw(self.shade)
         half = np.array([self.image.height, self.image.width])*self.step/2
         corners = (self.middle + half*np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)])) @ self.turn.T
@@ -328,16 +328,16 @@ def pick(seed:int, i, j, n:int) -> int:
     return (h ^ (h >> 16)) % n
 
 @lru_cache(maxsize=128)
-def cell_content(draw, world:World, cell:tuple, variant:int, fine:bool) -> tuple:
-    "`(ground, objects)` drawings of one variant of a cell; not `fine`: without what is lost in a pixel of 1 m."
+def cell_content(draw, world:World, cell:tuple, variant:int, fine:int) -> tuple:
+    "`(ground, objects)` drawings of one variant of a cell; `fine` as in `Canvas`."
     return tuple(ready(part) for part in draw(world, make_rng('cell', draw.__name__, world.seed, variant), *cell, fine))
 
 # %% ../nbs/01_scenes.ipynb #stamp
-def stamp(canvas:Canvas, content:tuple, cell:tuple, base:tuple) -> tuple:
-    "One cell `(h, w)` metres as a small picture, and its outline as a mask of one bit, at the canvas' step."
+def stamp(canvas:Canvas, content:tuple, cell:tuple, base:tuple, grain:float) -> tuple:
+    "One cell `(h, w)` metres as a small picture, and its outline as a mask of one bit, at the canvas' step; drawn at `grain` metres per pixel or three times finer."
     corners = rects(0, 0, *cell)[0] @ canvas.turn
     hw = [int(v) + 3 for v in np.ptp(corners, axis=0)/canvas.step]
-    factor = max(1, math.ceil(canvas.step/COARSEST))
+    factor = max(min(3, math.ceil(canvas.step/grain)), math.ceil(canvas.step/COARSEST))
     small = new_canvas(canvas.world, (0, 0), canvas.step/factor, [v*factor for v in hw], base)
     for part in content: put(small, part)
     mask = Image.new('1', (hw[1], hw[0]))
@@ -345,27 +345,29 @@ def stamp(canvas:Canvas, content:tuple, cell:tuple, base:tuple) -> tuple:
     return shrink(lit(small), factor), mask
 
 def cells_in_view(canvas:Canvas, cell:tuple, variants:int, keep=None) -> list:
-    "`(y, x, variant)` of the cells `(h, w)` metres that may be in view: their local middles; `keep(y, x)` says which to keep."
+    "`(y, x, variant)` of the cells `(h, w)` metres that may be in view: their local middles, far from the sun first; `keep(y, x)` says which."
     (y0, x0, y1, x1), (h, w) = canvas.box, cell
     i, j = [np.arange(math.floor(low/s - .6), math.ceil(high/s + .6)) for low, high, s in ((y0, y1, h), (x0, x1, w))]
     i, j = [v.ravel() for v in np.meshgrid(i, j, indexing='ij')]
     y, x, k = (i + .5)*h, (j + .5)*w, pick(canvas.world.seed, i, j, variants)
     size = np.array([canvas.image.height, canvas.image.width])*canvas.step
     near = (abs(np.stack([y, x], -1) @ canvas.turn - canvas.middle) < size/2 + np.hypot(h, w)/2 + 8).all(1)
-    on = near if keep is None else near & keep(y, x)
+    on = np.flatnonzero(near if keep is None else near & keep(y, x))
+    on = on[np.argsort(-(np.stack([y[on], x[on]], -1) @ np.asarray(canvas.world.sun)))]
     return list(zip(y[on].tolist(), x[on].tolist(), k[on].tolist()))
 
 # %% ../nbs/01_scenes.ipynb #tile
-def tile(canvas:Canvas, draw, cell:tuple, variants:int, base:tuple, keep=None) -> None:
+def tile(canvas:Canvas, draw, cell:tuple, variants:int, base:tuple, keep=None, grain:float=.7) -> None:
     "Fill the plane, where `keep`, with cells `(h, w)` metres of `draw(world, rng, h, w, fine)` on the ink `base`."
     found = cells_in_view(canvas, cell, variants, keep)
-    content = {k: cell_content(draw, canvas.world, cell, k, canvas.step < FINE) for k in {k for *_, k in found}}
-    if canvas.step < FINE or len(found) < 2*len(content):                     # few: draw each where it is
+    content = {k: cell_content(draw, canvas.world, cell, k, canvas.fine) for k in {k for *_, k in found}}
+    few = len(found) < 2*len(content) and (canvas.fine or cell[0] > 200)
+    if canvas.fine == 2 or few:                                               # draw each where it is
         if found: put(canvas, [polygons(rects(*np.array(found).T[:2], *cell), base, PAINT)])
         for layer in (0, 1):
             for y, x, k in found: put(canvas, content[k][layer], (y, x))
         return
-    stamps = {k: stamp(canvas, c, cell, base) for k, c in content.items()}
+    stamps = {k: stamp(canvas, c, cell, base, grain) for k, c in content.items()}
     size, shaded = np.array([canvas.image.height, canvas.image.width]), canvas.shade.getbbox()
     for y, x, k in found:
         picture, mask = stamps[k]
@@ -546,12 +548,21 @@ def draw_forest(world, rng, h, w, fine) -> tuple:
     at, reach = rng.uniform(-.25, .25, 2)*h, rng.choice([0, 0, 0, 0, .07, .18])*h*(h > 60)
     on = ~outer & (rng.random(y.shape) > .04) & (np.hypot(y - at[0], x - at[1]) > reach*rng.uniform(.85, 1.1, y.shape))
     ground = [polygons(rects(0, 0, h, w), FLOOR), polygons(blobs(rng, *at, reach, 18, .35), grass_of(world, .8))]
-    return ground + (beyond(edge, h, w, pitch) if not fine else []), [edge, trees(rng, y[on], x[on], r[on], **look)]
+    crowns = [edge, trees(rng, y[on], x[on], r[on], **look)] + (beyond(edge, h, w, pitch) if fine < 2 else [])
+    return ground, [far_first(crowns, world.sun)]
+
+def far_first(crowns, sun) -> Batch:
+    "Batches of trees in one, in painting order: each lies in the shade of those towards the sun."
+    points, inks, ops = [np.concatenate(v) for v in zip(*crowns)]
+    layers = len(ops)//(ops == SHADE).sum()
+    order = np.argsort(-(points[1::layers].mean(1) @ np.asarray(sun)))[:, None]*layers + np.arange(layers)
+    return Batch(points[order.ravel()], inks[order.ravel()], ops[order.ravel()])
 
 def beyond(batch:Batch, h, w, reach) -> list:
-    "What lies within `reach` metres of a cell if a batch stands in the eight cells around too."
+    "Which trees stand within `reach` metres of a cell, if the same batch of them stands in the eight cells around too."
     copies = [batch.points + (v, u) for v in (-h, 0, h) for u in (-w, 0, w) if v or u]
-    on = [(abs(p.mean(1)) < (h/2 + reach, w/2 + reach)).all(1) for p in copies]
+    layers = len(batch.ops)//(batch.ops == SHADE).sum()
+    on = [np.repeat((abs(p[1::layers].mean(1)) < (h/2 + reach, w/2 + reach)).all(1), layers) for p in copies]
     return [Batch(p[k], batch.inks[k], batch.ops[k]) for p, k in zip(copies, on)]
 
 def forest(canvas): tile(canvas, draw_forest, (110., 110.), 4, FLOOR)
@@ -625,7 +636,7 @@ def rows_in(corners:np.ndarray, spacing:float, width:float, margin:float=0.) -> 
     return strips(p + (low[on, None] + margin)*along, p + (high[on, None] - margin)*along, width)
 
 # %% ../nbs/01_scenes.ipynb #field
-def field(world, rng, corners, fine:bool=True) -> list:
+def field(world, rng, corners, fine:int=2) -> list:
     "Batches of one field: crop or bare soil, headland, drill rows and the wheel tracks of the sprayer."
     k, lightness, rows = crop_of(world, rng), rng.uniform(.92, 1.08), (rng.choice([.75, 1.5, 3.]), rng.choice([.84, .88, 1.1]),
         rng.uniform(.965, 1.035))
@@ -634,10 +645,10 @@ def field(world, rng, corners, fine:bool=True) -> list:
     out = corners - corners.mean(0)
     inside = corners.mean(0) + out*(1 - 5/np.maximum(np.hypot(*out.T), 20))[:, None]
     if material == 'grass': return [polygons(corners, grass_of(world)), polygons(inside, ink(colour, material))]
-    flat = colour if fine else colour*(1 + .45*(rows[1] - 1))                 # the mean of the rows
+    flat = colour if fine == 2 else colour*(1 + .45*(rows[1] - 1))                 # the mean of the rows
     out = [polygons(corners, grass_of(world)), polygons(inside, ink(flat, material)),
            polygons(rows_in(inside, 24., 12., 3), ink(flat*rows[2], material))]        # each pass of the machine
-    if not fine: return out
+    if fine < 2: return out
     out.append(polygons(rows_in(inside, rows[0], .45*rows[0], 4), ink(colour*rows[1], material)))
     wheels, along = rows_in(inside, 24., .5, 4), long_side(inside)
     if material != 'crop': return out
@@ -681,6 +692,8 @@ def farmstead(world, rng, at) -> tuple:
         *cars(rng, at[0] + rng.uniform(-6, 6, 3), at[1] + rng.uniform(-26, 26, 3), 90., world.sun, (2.4, 6.))]
 
 # %% ../nbs/01_scenes.ipynb #zone
+TOWN = 640. # metres: size of a town or a stretch of country
+
 def zone(world:World, y, x, size:float, k:int=0):
     "Smooth noise between 0 and 1 at local y, x, with features of `size` metres: where town ends and country begins."
     i, j = [np.floor(np.asarray(v)/size).astype(np.int64) for v in (y, x)]
@@ -697,14 +710,14 @@ def countryside(canvas, keep=lambda y, x: np.ones(len(y), bool), woods:float=.24
     tile(canvas, draw_forest, (55., 55.), 4, FLOOR, lambda y, x: (zone(world, y, x, 500., 1) < woods) & keep(y, x))
 
 # %% ../nbs/01_scenes.ipynb #town
-def town(canvas, draw, cell:tuple, variants:int, base:tuple, share:float=.6, homes:bool=False) -> None:
+def town(canvas, draw, cell:tuple, variants:int, base:tuple, share:float=.6, homes:bool=False, grain:float=.7) -> None:
     "Cells of `draw` over about `share` of the plane, avenues between every few of them, countryside beyond."
     world, (y0, x0, y1, x1) = canvas.world, canvas.box
-    inside = lambda y, x: zone(world, y, x, 900.) < share
+    inside = lambda y, x: zone(world, y, x, TOWN) < share
     countryside(canvas, lambda y, x: ~inside(y, x))
-    green = lambda y, x: homes & (pick(world.seed, np.int64(y), np.int64(x), 14) == 0)
-    tile(canvas, draw, cell, variants, base, lambda y, x: inside(y, x) & ~green(y, x))
-    if homes: tile(canvas, draw_green, cell, 2, base, lambda y, x: inside(y, x) & green(y, x))
+    green = lambda y, x: pick(world.seed, np.int64(y), np.int64(x), 14 if homes else 9) == 0
+    tile(canvas, draw, cell, variants, base, lambda y, x: inside(y, x) & ~green(y, x), grain)
+    tile(canvas, draw_green if homes else draw_spare, cell, 2, base, lambda y, x: inside(y, x) & green(y, x))
     y, x = [np.arange(math.floor(a/s), math.ceil(b/s) + 1)*s for a, b, s in ((y0, y1, 8*cell[0]), (x0, x1, 5*cell[1]))]
     put(canvas, [polygons(rects(y, (x0 + x1)/2, 12., x1 - x0 + 30), WORN, PAINT),
         polygons(rects((y0 + y1)/2, x, y1 - y0 + 30, 12.), WORN, PAINT),
@@ -775,12 +788,20 @@ def draw_green(world, rng, h, w, fine) -> tuple:
     t, r = rng.uniform(0, 2*np.pi, n), rng.uniform(.3, .5, n)
     return ground, [trees(rng, ih*r*np.sin(t)*.98, iw*r*np.cos(t)*.98, rng.gamma(9, .38, n), world.sun, world.dry*.7, fine=fine)]
 
+def draw_spare(world, rng, h, w, fine) -> tuple:
+    "A plot not yet built on: rough grass, bare earth, bushes."
+    n, ground = 60, [polygons(rects(0, 0, h + 1, w + 1), grass_of(world, .97))]
+    y, x = rng.uniform(-.4, .4, (2, 6))*[[h], [w]]
+    ground.append(polygons(blobs(rng, y, x, rng.uniform(.05, .22, 6)*h, 16, .4), inks_of(choose(rng, [(160, 140, 110), (140, 122, 96)], 6), 'soil')))
+    y, x = rng.choice([-.3, .1, .3], n)*h + rng.normal(0, .07*h, n), rng.uniform(-.47, .47, n)*w
+    return ground, [trees(rng, y, x, rng.gamma(5, .4, n), world.sun, world.dry, fine=fine)]
+
 def draw_suburb(world, rng, h, w, fine) -> tuple:
     "A block of detached houses on large plots."
     return draw_block(world, rng, h, w, fine, 29., (12.5, 17.), 2.6, .3)
 
-def residential(canvas): town(canvas, draw_block, (84., 138.), 5, WORN, homes=True)
-def suburb(canvas): town(canvas, draw_suburb, (112., 192.), 5, WORN, homes=True)
+def residential(canvas): town(canvas, draw_block, (84., 138.), 4, WORN, homes=True)
+def suburb(canvas): town(canvas, draw_suburb, (112., 192.), 4, WORN, homes=True)
 
 # %% ../nbs/01_scenes.ipynb #flat-roof
 def flat_roof(world, rng, y, x, h, w, height, colour) -> list:
@@ -816,7 +837,7 @@ def tanks(world, rng, h, w) -> list:
         polygons(blobs(rng, y[on], x[on], .12*r, 8, 0), ink((150, 150, 148), 'roof'))]
 
 # %% ../nbs/01_scenes.ipynb #stalls
-def stalls(world, rng, y, x, h, w, full=.6, fine:bool=True) -> tuple:
+def stalls(world, rng, y, x, h, w, full=.6, fine:int=2) -> tuple:
     "Ground and objects of a car park of h by w metres: rows of 2.5 x 5 m stalls, 6 m aisles."
     rows = np.arange(-h/2 + 3.5, h/2 - 3, 16.)
     rows = np.r_[rows, rows + 5.]
@@ -845,7 +866,7 @@ def draw_parking(world, rng, h, w, fine) -> tuple:
     store = flat_roof(world, rng, side*(ih/2 - deep/2 - 3), rng.uniform(-.06, .06)*iw, deep, iw*rng.uniform(.66, .84), 9., colour)
     return [*ground, polygons(rects(0, 0, ih, iw), grass_of(world)), *g], [*o, crowns, *store]
 
-def parking(canvas): town(canvas, draw_parking, (148., 176.), 4, WORN, 0.55)
+def parking(canvas): town(canvas, draw_parking, (148., 176.), 4, WORN, .55, grain=.36)
 
 # %% ../nbs/01_scenes.ipynb #halls
 def halls(world, rng, h, w) -> list:
@@ -880,7 +901,7 @@ def draw_works(world, rng, h, w, fine) -> tuple:
     return ground + g, [*objects, *o, green]
 
 # %% ../nbs/01_scenes.ipynb #industrial
-def industrial(canvas): town(canvas, draw_works, (150., 216.), 5, WORN, 0.6)
+def industrial(canvas): town(canvas, draw_works, (150., 216.), 4, WORN, 0.6)
 
 def draw_solar(world, rng, h, w, fine) -> tuple:
     "A cell of a solar farm: tables of panels on grass, tracks, inverter huts."
@@ -888,7 +909,7 @@ def draw_solar(world, rng, h, w, fine) -> tuple:
     y = np.arange(-h/2 + 6, h/2 - 4, pitch)
     ty, tx = [v.ravel() for v in np.meshgrid(y, np.array([-1, 0, 1])*(w - 8)/3, indexing='ij')]
     span = (w - 8)/3 - 2.5
-    panel = np.array((44, 52, 74))*rng.uniform(.92, 1.1)
+    panel = np.array((54, 62, 84))*rng.uniform(.92, 1.1)
     panel = ink(panel if fine else panel + .08*((102, 110, 124) - panel), 'panel')   # from afar, with its joints
     table = raised(rects(ty, tx, deep, span), 1.7, panel, world.sun)
     joints = rects(np.repeat(ty, 11), (tx[:, None] + np.linspace(-.5, .5, 11)*span).ravel(), deep, .16)
@@ -898,7 +919,7 @@ def draw_solar(world, rng, h, w, fine) -> tuple:
     return [polygons(rects(0, 0, h + 1, w + 1), TRACK), polygons(rects(0, 0, h - 4, w - 4), under)], [*table,
         *(seam if fine else []), *hut]
 
-def solar(canvas): town(canvas, draw_solar, (98., 134.), 3, TRACK, 0.55)
+def solar(canvas): town(canvas, draw_solar, (98., 134.), 3, TRACK, .55, grain=.36)
 
 # %% ../nbs/01_scenes.ipynb #pitch-lines
 def pitch_lines(y, x, h, w, degrees=0) -> np.ndarray:
@@ -968,7 +989,7 @@ def draw_sports(world, rng, h, w, fine) -> tuple:
     return ground + g, [*o, *club, trees(rng, y + rng.normal(0, 1, n), x + rng.normal(0, 1, n), rng.gamma(8, .36, n), world.sun,
         world.dry*.6, fine=fine)]
 
-def sports(canvas): town(canvas, draw_sports, (146., 232.), 5, grass_of(canvas.world), .55)
+def sports(canvas): town(canvas, draw_sports, (146., 232.), 4, grass_of(canvas.world), .55)
 
 # %% ../nbs/01_scenes.ipynb #near
 def near(canvas, cell:float, reach:float=0.) -> list:
@@ -1000,7 +1021,7 @@ def motorway(canvas):
     x0, x1 = canvas.box[1], canvas.box[3]
     lines = np.array([-14.3, -10.7, 10.7, 14.3])
     put(canvas, [polygons(dashes(x0, x1, lines, 4., 12., .18), WHITE)])
-    put(canvas, [b for i in along(canvas, 90., 20) for b in traffic(world, i, 90., canvas.step < FINE)])
+    put(canvas, [b for i in along(canvas, 90., 20) for b in traffic(world, i, 90., canvas.fine)])
     for i in along(canvas, 1300., 60): overpass(canvas, i*1300. + 650.)
 
 # %% ../nbs/01_scenes.ipynb #traffic
@@ -1094,7 +1115,7 @@ def terminal(canvas) -> None:
         span=34.))
     n = 60
     put(canvas, cars(rng, rng.uniform(345, 404, n), rng.uniform(-320, 320, n), rng.choice([0., 90.], n), sun, (2.4, 6.)))
-    g, o = stalls(world, rng, 510., 0., 80., 560., .6, canvas.step < FINE)
+    g, o = stalls(world, rng, 510., 0., 80., 560., .6, canvas.fine)
     put(canvas, g + o)
 
 # %% ../nbs/01_scenes.ipynb #river-y
@@ -1124,7 +1145,7 @@ def river(canvas):
         polygons(ribbon(y + np.clip(bend, -.02, .02)*900, x, wide + 2), SAND), polygons(ribbon(y, x, wide),
             ink((82, 92, 80), 'water')),
         polygons(ribbon(y, x, .82*wide), ink((68, 84, 78), 'water')), polygons(ribbon(y, x, .5*wide), RIVER)])
-    put(canvas, [trees_on_banks(world, i, 120., canvas.step < FINE) for i in along(canvas, 120., 40)])
+    put(canvas, [trees_on_banks(world, i, 120., canvas.fine) for i in along(canvas, 120., 40)])
     for i in along(canvas, 120., 40):
         if i % 11 == pick(world.seed, 8, 8, 11): crossing(canvas, (i + .5)*120.)
 
@@ -1170,7 +1191,7 @@ def shore_y(world:World, x) -> np.ndarray:
 def harbour(canvas):
     "A coast town: beaches with surf, and every three kilometres a basin with quays, jetties, boats and sheds."
     world, (_, x0, y1, x1) = canvas.world, canvas.box
-    tile(canvas, draw_block, (84., 138.), 5, WORN, keep=lambda y, x: y < -70)
+    tile(canvas, draw_block, (84., 138.), 4, WORN, keep=lambda y, x: y < -70)
     step = max(3., canvas.step*3)
     x = np.arange(math.floor(x0/step) - 5, math.ceil(x1/step) + 6)*step
     land = lambda d, top: np.concatenate([np.stack([shore_y(world, x) + d, x], -1),
@@ -1182,7 +1203,7 @@ def harbour(canvas):
         (0, ink((206, 214, 210), 'sea')),
         (2.5, ink((104, 148, 148), 'sea')), (9, ink((188, 200, 198), 'sea')), (10.5, ink((84, 134, 140), 'sea')), (26,
             ink((62, 112, 124), 'sea')), (55, ink((48, 90, 108), 'sea')), (110, SEA))])
-    put(canvas, [b for i in along(canvas, 60., 30) for b in promenade(world, i, 60., canvas.step < FINE)])
+    put(canvas, [b for i in along(canvas, 60., 30) for b in promenade(world, i, 60., canvas.fine)])
     for i in along(canvas, 3000., 700): basin(canvas, round(i)*3000.)
 
 # %% ../nbs/01_scenes.ipynb #promenade
@@ -1274,9 +1295,9 @@ def desert(canvas):
     stains = []
     for i, j in near(canvas, 400., 200):
         rng = make_rng('plain', world.seed, i, j)
-        y, x = (i + rng.random(3))*400, (j + rng.random(3))*400
-        stains += [polygons(blobs(rng, y, x, k*rng.uniform(30, 120, 3), 28, .4), ink(ground*gain - (0, 2, 4), 'dune'))
-                   for k, gain in ((1., .95), (.8, .91))]
+        y, x, r = (i + rng.random(3))*400, (j + rng.random(3))*400, rng.uniform(30, 120, 3)
+        stains += [polygons(blobs(make_rng('stain', world.seed, i, j), y, x, k*r, 28, .4), ink(ground*(1 - g) - (0, 20*g, 40*g), 'dune'))
+                   for k, g in ((1.15, .015), (1.1, .03), (1., .045), (.9, .06), (.75, .075), (.6, .09))]
     x = np.arange(math.floor(canvas.box[1]/5) - 5, math.ceil(canvas.box[3]/5) + 6)*5.
     for k in range(math.floor(canvas.box[0]/700) - 1, math.ceil(canvas.box[2]/700) + 1):
         y = k*700 + 40*np.sin(x/130 + k) + 12*np.sin(x/41)
@@ -1295,7 +1316,7 @@ def draw_shrubs(world, rng, h, w, fine) -> tuple:
 
 def shrubs(canvas) -> None:
     "Shrubs everywhere, by cells of 100 m."
-    found, fine = np.array(cells_in_view(canvas, (100., 100.), 16)), canvas.step < FINE
+    found, fine = np.array(cells_in_view(canvas, (100., 100.), 16)), canvas.fine
     for k in range(16):
         put(canvas, cell_content(draw_shrubs, canvas.world, (100., 100.), k, fine)[1], found[found[:, 2] == k, :2])
 
@@ -1329,7 +1350,7 @@ def somewhere(world:World, seed:int=0) -> tuple:
         y0, y1, x0, x1 = hearts[rng.integers(len(hearts))]
         y, x = rng.uniform(y0, y1), rng.uniform(x0, x1)
         wooded = world.land_use == 'cropland' and zone(world, y, x, 500., 1) < .22
-        if not wooded and (share == 1 or zone(world, y, x, 900.) < share - .08): break
+        if not wooded and (share == 1 or zone(world, y, x, TOWN) < share - .08): break
     if world.land_use == 'river': y += float(river_y(world, x))
     a = math.radians(world.angle)
     return y*math.cos(a) - x*math.sin(a), y*math.sin(a) + x*math.cos(a)
