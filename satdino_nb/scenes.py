@@ -334,10 +334,10 @@ def cell_content(draw, world:World, cell:tuple, variant:int, fine:int) -> tuple:
 
 # %% ../nbs/01_scenes.ipynb #stamp
 def stamp(canvas:Canvas, content:tuple, cell:tuple, base:tuple, grain:float) -> tuple:
-    "One cell `(h, w)` metres as a small picture and its outline as a mask of one bit; drawn up to three times finer to get below `grain` metres."
+    "One cell `(h, w)` metres as a small picture and its outline as a mask of one bit; drawn twice as fine above `grain` metres."
     corners = rects(0, 0, *cell)[0] @ canvas.turn
     hw = [int(v) + 3 for v in np.ptp(corners, axis=0)/canvas.step]
-    factor = max(min(3, math.ceil(canvas.step/grain)), math.ceil(canvas.step/COARSEST))
+    factor = max(min(2, math.ceil(canvas.step/grain)), math.ceil(canvas.step/COARSEST))
     small = new_canvas(canvas.world, (0, 0), canvas.step/factor, [v*factor for v in hw], base)
     for part in content: put(small, part)
     mask = Image.new('1', (hw[1], hw[0]))
