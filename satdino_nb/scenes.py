@@ -327,7 +327,7 @@ def pick(seed:int, i, j, n:int) -> int:
     h = ((h ^ (h >> 13))*1274126177) & 0xffffffff
     return (h ^ (h >> 16)) % n
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=32)
 def cell_content(draw, world:World, cell:tuple, variant:int, fine:int) -> tuple:
     "`(ground, objects)` drawings of one variant of a cell; `fine` as in `Canvas`."
     return tuple(ready(part) for part in draw(world, make_rng('cell', draw.__name__, world.seed, variant), *cell, fine))
