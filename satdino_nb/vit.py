@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
+# %% ../nbs/04_vit.ipynb #53f527f8
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
@@ -112,7 +113,7 @@ class PositionedViT(VisionTransformer):
     "timm ViT whose positions follow `config.pos_interp` at other sizes."
     def _pos_embed(self, x:torch.Tensor) -> torch.Tensor:
         positions = resample_positions(self.pos_embed, x.shape[1:3], self.num_prefix_tokens, self.config.pos_interp, self.patch_embed.grid_size)
-        extra = [t.expand(len(x), -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
+        extra = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         return self.pos_drop(torch.cat([*extra, x.flatten(1, 2)], 1) + positions)
 
     def set_input_size(self, img_size=None, patch_size=None) -> None:
@@ -503,12 +504,12 @@ def peer_tokens(peer:Backbone, x:torch.Tensor, call:dict) -> Tokens:
     finally:
         if hook: hook.remove()
     if isinstance(f, dict): return Tokens(f['x_norm_clstoken'], None, f['x_norm_patchtokens'], peer_grid(net, x, f['x_norm_patchtokens']))
+    pooled = net.forward_head(f, pre_logits=True).flatten(1) if hasattr(net, 'forward_head') and f.ndim > 2 else None
     if f.ndim == 4:
         if getattr(net, 'output_fmt', None) == 'NHWC': f = f.permute(0, 3, 1, 2)
-        patches, pooled = f.flatten(2).transpose(1, 2), f.mean((2, 3))
-        return Tokens(pooled, None, patches, tuple(f.shape[-2:]))
+        return Tokens(f.mean((2, 3)) if pooled is None else pooled, None, f.flatten(2).transpose(1, 2), tuple(f.shape[-2:]))
     n, shown = peer.num_prefix_tokens, f if f.ndim == 3 else seen[-1] if seen and isinstance(seen[-1], torch.Tensor) else None
-    cls = f if f.ndim == 2 else net.forward_head(f, pre_logits=True) if hasattr(net, 'forward_head') else f[:, 0] if n else f.mean(1)
+    cls = f if f.ndim == 2 else pooled if pooled is not None else f[:, 0] if n else f.mean(1)
     patches = None if shown is None else shown[:, n:]
     return Tokens(cls, None, patches, None if patches is None else peer_grid(net, x, patches))
 
