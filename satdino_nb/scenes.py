@@ -1436,6 +1436,12 @@ class SceneDataset(torch.utils.data.Dataset):
         self.gsd, self.shape = (float(gsd[0]), float(gsd[1])), (3 + bool(masks), *height_width(size))
         self.kept = Kept(cache, length, self.shape, scenes_card(self)) if cache is not None else None
 
+    @property
+    def classes(self) -> tuple: return self.land_uses
+    @property
+    def targets(self) -> list: return [k % len(self.land_uses) for k in range(self.length)]
+    @property
+    def gsds(self) -> list: return [self.recipe(k)[2] for k in range(self.length)]
     def __len__(self): return self.length
     def nbytes(self) -> int:
         "Size of the `cache` folder, bytes: 150 kB a scene at 224 pixels; each is made when first asked for, then read from there."

@@ -206,22 +206,20 @@ def cut_views(images:torch.Tensor, p:ViewParams, size:int) -> torch.Tensor:
     return torch.where(solarise[..., None, None, None] & (x >= 0.5), 1 - x, x)
 
 # %% ../nbs/03_views.ipynb #cut-image
-def cut_image(image:torch.Tensor, p:ViewParams, size:int) -> torch.Tensor:
-    "Views uint8 `(V, 3, size, size)` of one uint8 `image` `(3, H, W)` on the CPU, for parameters of shape `(V,)`; what `cut_views` gives, rounded. Needs OpenCV."
+def cut_image(image:torch.Tensor, p:ViewParams, out:Sequence[np.ndarray]) -> None:
+    "Views of one uint8 `image` `(3, H, W)` on the CPU, for parameters of shape `(V,)`, into V arrays `(size, size, 3)`; what `cut_views` gives, rounded. Needs OpenCV."
     import cv2
-    image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)       # colours side by side in memory, which torch's kernel likes
-    out, means = np.empty((len(p.flip), size, size, 3), np.uint8), []
-    for x, (t, l, h, w), flip, sigma in zip(out, p.boxes.astype(int).tolist(), p.flip, p.sigma):
-        resized = F.interpolate(image[None, :, t:t + h, l:l + w], (size, size), mode='bicubic', antialias=True)[0].permute(1, 2, 0).numpy()
-        if flip: resized = cv2.flip(resized, 1)
-        if sigma: cv2.GaussianBlur(resized, (0, 0), sigma, dst=x, borderType=cv2.BORDER_REPLICATE)
-        else: x[:] = resized
+    means = []
+    for x, (t, l, h, w), flip, sigma in zip(out, p.boxes.astype(int).tolist(), p.flip, p.sigma, strict=True):
+        crop = image[None, :, t:t + h, l:l + w].contiguous(memory_format=torch.channels_last)          # the layout that torch's kernel is fast on
+        x[:] = F.interpolate(crop, x.shape[:2], mode='bicubic', antialias=True)[0].permute(1, 2, 0).numpy()
+        if flip: cv2.flip(x, 1, dst=x)
+        if sigma: cv2.GaussianBlur(x, (0, 0), sigma, dst=x, borderType=cv2.BORDER_REPLICATE)
         means.append(cv2.mean(x)[:3])
     colour = colour_matrix(*(torch.from_numpy(v) for v in (p.jitter, p.grey, np.array(means)/255))).numpy()*[1, 1, 1, 255]
     for x, matrix, solarise in zip(out, colour, p.solarise):
         cv2.transform(x, matrix, dst=x)
         if solarise: np.copyto(x, 255 - x, where=x >= 128)
-    return torch.from_numpy(out).permute(0, 3, 1, 2)
 
 # %% ../nbs/03_views.ipynb #multicrop
 class MultiCrop:
@@ -244,8 +242,10 @@ class MultiCrop:
 
     def one(self, image:torch.Tensor, gsd:float|None=None, seed=0, index:int=0) -> list[Views]:
         "The same for one uint8 `image` `(3, H, W)` on the CPU, as uint8 and with B = 1."
-        p, gsd = self.params([image.shape[-2:]], seed, [index]), as_gsd(gsd, 1)
-        return [make_views(cut_image(image, p[part][:, 0], size)[:, None], gsd, p[part], size) for part, size in self.groups]
+        p, gsd = sample_params(self.config, image.shape[-2:], view_rng(seed, index)), as_gsd(gsd, 1)
+        arrays = [np.empty((len(p.flip[part]), size, size, 3), np.uint8) for part, size in self.groups]
+        cut_image(image, p, [x for array in arrays for x in array])
+        return [make_views(torch.from_numpy(x).permute(0, 3, 1, 2)[:, None], gsd, p[part][:, None], size) for x, (part, size) in zip(arrays, self.groups)]
 
     def temporal(self, batches:Sequence, seed=0, index=None) -> list[Views]:
         "Local views of `batches[0]`, global view g of `batches[1 + g]`: `Batch`es of the same places on other dates."
