@@ -355,7 +355,8 @@ def fitted(w:Weights, model:SatViT) -> dict:
     state, stem, c = dict(w.state), 'patch_embed.proj.weight', model.config
     if c.img_size != w.config.img_size and c.patch_size == w.config.patch_size:
         state['pos_embed'] = resample_positions(state['pos_embed'], model.patch_embed.grid_size, model.num_prefix_tokens, c.pos_interp)
-    if state[stem].shape[1] != model.in_chans: state[stem] = adapt_input_conv(model.in_chans, state[stem])
+    channels = model.patch_embed.proj.in_channels
+    if state[stem].shape[1] != channels: state[stem] = adapt_input_conv(channels, state[stem])
     if isinstance(model.norm, nn.Identity): state = {re.sub(r'^norm\.', 'fc_norm.', k): v for k, v in state.items()}
     classes = model.num_classes
     if classes and len(state.get('head.bias', ())) != classes:
