@@ -116,6 +116,8 @@ class PositionedViT(VisionTransformer):
         extra = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
         return self.pos_drop(torch.cat([*extra, x.flatten(1, 2)], 1) + positions)
 
+    def no_weight_decay(self) -> set: return {*super().no_weight_decay(), 'reg_token'}     # older timm forgets registers
+
     def set_input_size(self, img_size=None, patch_size=None) -> None:
         "Settle on another (square) input size or patch size in pixels: positions and patch embedding are resampled for good."
         old, native = self.pos_embed, self.patch_embed.grid_size
