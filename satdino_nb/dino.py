@@ -79,7 +79,7 @@ class Network(nn.Module):
 
     def forward(self, x:torch.Tensor):
         tokens = self.backbone.tokens(x.flatten(0, 1))
-        estimate = None if tokens.gsd is None else self.backbone.gsd_head(tokens.gsd).view(x.shape[:2])
+        estimate = None if self.backbone.gsd_head is None else self.backbone.gsd_head(tokens.gsd).view(x.shape[:2])
         return self.head(tokens.cls).unflatten(0, x.shape[:2]), estimate
 
 # %% ../nbs/05_dino.ipynb #losses

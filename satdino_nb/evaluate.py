@@ -54,8 +54,8 @@ def extract_features(model:SatViT, tiles:Tiles, size:int|None=None, batch_size:i
     loader = DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers)
     for batch in tqdm(loader, 'features', leave=False):
         x, gsd = centre_view(batch, size)
-        t = model.tokens(model.normalisation(x.to(device)))
-        row = (t.cls, t.gsd, model.gsd_head(t.gsd).squeeze(-1)) if t.gsd is not None else (t.cls, None, None)
+        t = model.tokens(model.normalisation(x.to(device)), gsd.float().to(device))
+        row = (t.cls, t.gsd, None if model.gsd_head is None else model.gsd_head(t.gsd).squeeze(-1))
         parts.append([None if v is None else v.float().cpu() for v in (*row, gsd)])
     cls, token, estimate, gsd = (None if v[0] is None else torch.cat(v) for v in zip(*parts))
     labels = torch.tensor([-1 if y is None else y for y in tiles.labels])

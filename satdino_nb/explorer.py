@@ -72,7 +72,7 @@ def centred_box(scene:Scene, share:float=0.4) -> tuple[int, int, int, int]:
 # %% ../nbs/10_explorer.ipynb #sample-crops
 def sample_crops(scene:Scene, config:ViewConfig=ViewConfig(), seed:int=0) -> tuple[Crop, ...]:
     "The crops of one multi-crop draw on `scene` by `seed`: global views first, then local."
-    boxes = MultiCrop(config).params([scene.hw], seed).boxes[0].astype(int).tolist()
+    boxes = MultiCrop(config).params([scene.hw], seed).boxes[:, 0].astype(int).tolist()
     sizes = [config.global_size]*config.n_global + [config.local_size]*config.n_local
     return tuple(Crop(*box, (size, size)) for box, size in zip(boxes, sizes))
 

@@ -91,7 +91,7 @@ def nothing(folder): pass
     (nothing, ['--gsd', 10, '--batch-size', 500], ['--batch-size', '500']),
     (nothing, ['--gsd', 10, '--views.local-scale', 0.25, 0.05], ['low <= high']),
     (nothing, ['--gsd', 10, '--views.global-scale', 0.25, 1.5], ['<= 1', '1.5']),
-    (nothing, ['--gsd', 10, '--views.n-global', 1, '--views.n-local', 0], ['at least one global and two in all']),
+    (nothing, ['--gsd', 10, '--views.n-global', 1, '--views.n-local', 0], ['at least one global', 'got 1 + 0']),
     (nothing, ['--gsd', 10, '--views.local-size', 12], ['12', 'patch_size']),
 ], ids=lambda v: getattr(v, '__name__', None) or ' '.join(map(str, v))[:30])
 def test_bad_input_is_named_before_training_starts(tiles, tmp_path, spoil, args, words):
