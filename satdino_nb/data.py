@@ -625,7 +625,7 @@ def collate(tiles:Sequence[Tile]) -> Batch:
     "Stack tiles into a `Batch`, padding below and to the right where sizes differ (the `collate_fn` of a DataLoader)."
     hw = torch.tensor([t.image.shape[-2:] for t in tiles])
     h, w = hw.amax(0).tolist()
-    images = torch.zeros(len(tiles), tiles[0].image.shape[0], h, w, dtype=torch.uint8)
+    images = torch.zeros(len(tiles), h, w, tiles[0].image.shape[0], dtype=torch.uint8).permute(0, 3, 1, 2) # colours side by side, as decoders leave them
     for out, tile in zip(images, tiles): out[:, :tile.image.shape[1], :tile.image.shape[2]] = tile.image
     gsd = torch.tensor([float('nan') if t.gsd is None else t.gsd for t in tiles], dtype=torch.float64)
     return Batch(images, hw, gsd, [t.path for t in tiles])
