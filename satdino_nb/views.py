@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREY', 'YIQ', 'RGB', 'scale_segments', 'sample_boxes', 'ViewConfig', 'view_preset', 'ViewParams', 'view_rng',
            'sample_params', 'resize_matrix', 'blur_matrix', 'colour_matrix', 'Views', 'view_gsd', 'join_views',
-           'cut_views', 'cut_image', 'MultiCrop', 'check_images_uint8', 'as_gsd', 'make_views', 'plain_views']
+           'cut_views', 'cut_image', 'MultiCrop', 'plain_views']
 
 # %% ../nbs/03_views.ipynb #imports
 import math
