@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'FMOW_CLASSES', 'FMOW', 'NORMALISATIONS', 'FORMAT_SUFFIXES
            'DatasetTiles', 'read_mask', 'mask_tiles', 'picture_hw', 'open_tiles', 'for_views', 'cache_bytes',
            'CachedTiles', 'cache_tiles', 'samples_dir', 'sample_tiles', 'split_tiles', 'Batch', 'collate',
            'Normalisation', 'channel_stats', 'FileFacts', 'file_facts', 'view_gsds', 'Audit', 'audit', 'audit_findings',
-           'same_but_case', 'audit_text', 'preview', 'contact_sheet', 'main']
+           'audit_text', 'preview', 'contact_sheet', 'main']
 
 # %% ../nbs/02_data.ipynb #imports
 import copy
@@ -34,7 +34,7 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 import satdino_nb
-from .gsd import check_gsd, crop_gsd, draw_scale_bar, file_gsd, footprint, mean_gsd, metres_text, open_raster, transform_gsd
+from .gsd import check_gsd, crop_gsd, draw_scale_bar, file_gsd, footprint, mean_gsd, open_raster, transform_gsd
 
 # %% ../nbs/02_data.ipynb #imagereaderror
 class ImageReadError(ValueError):
@@ -121,7 +121,7 @@ def resized(image:torch.Tensor, size:tuple|None) -> torch.Tensor:
     "`image` uint8 (3, H, W) resized to `size` (h, w), bicubic with antialiasing; unchanged for None."
     if size is None or tuple(image.shape[-2:]) == tuple(size): return image
     picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 # %% ../nbs/02_data.ipynb #complain
 def complain(problems:Sequence[str], n:int, what:str, on_error:str='stop', error:type=ValueError) -> None:
@@ -162,24 +162,36 @@ def check_images(tiles:Tiles, on_error:str='stop', workers:int=2, smallest:int=1
     if not len(good): raise ImageReadError(f"none of the {len(tiles)} images can be used")
     return good
 
-# %% ../nbs/02_data.ipynb #files-below
+# %% ../nbs/02_data.ipynb #walk
 IMAGE_SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'})
 RASTER_SUFFIXES = frozenset({'.tif', '.tiff', '.jp2', '.vrt', '.png'})
 
-def files_below(folder, suffixes:frozenset=IMAGE_SUFFIXES) -> tuple[list[Path], list[str]]:
-    "`(files, problems)`: files below `folder` with one of `suffixes`, sorted, and folders that cannot be opened. Links to folders and hidden names are passed over."
-    files, problems = [], []
-    for top, folders, names in os.walk(folder, onerror=lambda e: problems.append(f"{e.filename}: {e.strerror}")):
+def walk(folder, suffixes:frozenset=IMAGE_SUFFIXES) -> tuple[list[Path], dict, list, list]:
+    "`(files with one of suffixes, counts of other endings, folders that cannot be opened, links to folders)` below `folder`; hidden names are passed over, links not followed."
+    files, others, closed, links = [], Counter(), [], []
+    for top, folders, names in os.walk(folder, onerror=lambda e: closed.append(f"{e.filename}: {e.strerror}")):
         folders[:] = [f for f in folders if not f.startswith('.')]
-        files += [Path(top)/n for n in names if Path(n).suffix.lower() in suffixes and not n.startswith('.')]
-    return sorted(files), problems
+        links += [str(Path(top)/f) for f in folders if (Path(top)/f).is_symlink()]
+        for path in (Path(top)/n for n in names if not n.startswith('.')):
+            if path.suffix.lower() in suffixes: files.append(path)
+            else: others[path.suffix.lower() or path.name] += 1
+    return sorted(files), dict(others.most_common()), closed, links
+
+def files_below(folder, suffixes:frozenset=IMAGE_SUFFIXES) -> tuple[list[Path], list[str]]:
+    "`(files, folders that cannot be opened)` below `folder`, as `walk` finds them."
+    files, _, closed, _ = walk(folder, suffixes)
+    return files, closed
+
+def same_but_case(names:Iterable[str]) -> list[list]:
+    "Groups of names that differ only in case or in surrounding blanks."
+    groups = {}
+    for name in sorted(set(names)): groups.setdefault(name.strip().casefold(), []).append(name)
+    return [g for g in groups.values() if len(g) > 1]
 
 def check_classes(classes:Iterable[str], source) -> None:
     "`ValueError` if two class names differ only in case or in surrounding blanks."
-    seen = {}
-    for name in classes:
-        if (other := seen.setdefault(name.strip().casefold(), name)) != name:
-            raise ValueError(f"{source}: classes {other!r} and {name!r} differ only in case or blanks; rename one, or merge them")
+    for group in same_but_case(classes):
+        raise ValueError(f"{source}: classes {' and '.join(map(repr, group))} differ only in case or blanks; rename one, or merge them")
 
 # %% ../nbs/02_data.ipynb #listed
 def listed(path, suffixes:frozenset=IMAGE_SUFFIXES) -> tuple[list[dict], tuple]:
@@ -539,7 +551,7 @@ def cached_hws(tiles:Tiles) -> list[tuple]:
 
 def fingerprint(tiles:Tiles) -> str:
     "A hash of what decides the pixels of `tiles`: files with size and time, boxes, stretch."
-    state = [(p, b, os.stat(p).st_size, os.stat(p).st_mtime_ns) for p, b in zip(tiles.paths, tiles.boxes)]
+    state = [(p, b, (s := os.stat(p)).st_size, s.st_mtime_ns) for p, b in zip(tiles.paths, tiles.boxes)]
     return hashlib.blake2b(repr((state, tiles.size, getattr(tiles, 'bands', None), getattr(tiles, 'limits', None))).encode(), digest_size=16).hexdigest()
 
 # %% ../nbs/02_data.ipynb #cache-bytes
@@ -745,18 +757,6 @@ class Audit:
     def __repr__(self) -> str: return f"Audit({self.path}: {len(self.good)} readable images, {len(self.unreadable)} unreadable)"
     def _repr_markdown_(self) -> str: return audit_text(self)
 
-# %% ../nbs/02_data.ipynb #walk
-def walk(path) -> tuple[list, dict, list, list]:
-    "`(image files, counts of other endings, folders that cannot be opened, links to folders)` below a folder."
-    files, others, closed, links = [], Counter(), [], []
-    for top, folders, names in os.walk(path, onerror=lambda e: closed.append(f"{e.filename}: {e.strerror}")):
-        links += [str(Path(top)/f) for f in folders if (Path(top)/f).is_symlink()]
-        for name in names:
-            suffix = Path(name).suffix.lower()
-            if suffix in IMAGE_SUFFIXES and not name.startswith('.'): files.append(Path(top)/name)
-            else: others[suffix or name] += 1
-    return sorted(files), dict(others.most_common()), closed, links
-
 # %% ../nbs/02_data.ipynb #693ce07b
 def audit(path,                         # a folder, or a CSV or Parquet index
           gsd:float|Callable|None=None, # metres per pixel: a number, a function of the path, or None (read from georeferenced TIFFs)
@@ -808,13 +808,7 @@ def audit_findings(a:Audit) -> dict:
             'pixels that are not square on the ground': [f.path for f in a.good if not f.square],
             'GSD missing or wrong': [f"{f.path}: {f.gsd_problem}" for f in a.good if f.gsd_problem],
             'unusual GSD (below 1 cm or above 1 km)': [f"{f.path}: {f.gsd:g} m" for f in a.good if f.gsd and not 0.01 <= f.gsd <= 1000],
-            'class names that differ only in case': same_but_case(Path(f.path).parent.name for f in a.files)}
-
-def same_but_case(names:Iterable[str]) -> list[str]:
-    "Groups of names that differ only in case or blanks."
-    groups = {}
-    for name in set(names): groups.setdefault(name.strip().casefold(), []).append(name)
-    return [', '.join(sorted(g)) for g in groups.values() if len(g) > 1]
+            'class names that differ only in case': [', '.join(g) for g in same_but_case(Path(f.path).parent.name for f in a.files)]}
 
 # %% ../nbs/02_data.ipynb #audit-text
 def audit_text(a:Audit, most:int=8) -> str:

@@ -74,6 +74,7 @@ def check_config(c:PretrainConfig) -> None:
         if getattr(c.views, name) % c.vit.patch_size:
             raise ValueError(f"views.{name} {getattr(c.views, name)} is not a multiple of vit.patch_size {c.vit.patch_size}")
     if c.gamma < 0: raise ValueError(f"gamma must be 0 or more, got {c.gamma}")
+    if c.cut_views == 'host' and not find_spec('cv2'): raise ValueError("cut_views host needs OpenCV: pip install 'satdino_nb[fast]'")
     if c.gamma and not c.vit.gsd_token: raise ValueError("without a GSD token there is no GSD loss; set gamma to 0 (--gamma 0)")
     for name in ('warmup', 'teacher_temp_warmup', 'freeze_last_layer', 'held_out'):
         if not 0 <= getattr(c, name) <= 1: raise ValueError(f"{name} is a fraction of the whole, got {getattr(c, name)}")
@@ -109,6 +110,7 @@ def run_tiles(config:PretrainConfig, tiles:Tiles|None=None) -> tuple[Tiles, Tile
     if config.gamma and None in train.gsds:
         i = train.gsds.index(None)
         raise ValueError(f"{train.paths[i]}: no GSD, which the GSD loss needs; give one (--gsd) or leave that loss out (--gamma 0)")
+    if config.temporal and not any(train.places): raise ValueError("temporal views need to know which images show the same place: a column 'place' in an index, or fmow_tiles")
     if len(train) < config.batch_size:
         raise ValueError(f"{len(train)} training images are fewer than a batch of {config.batch_size}; lower batch_size (--batch-size)")
     return train, held
@@ -231,7 +233,9 @@ def view_source(c:PretrainConfig, device:torch.device) -> type[DeviceViews]:
 def one_thread(_) -> None:
     "Let a loading process keep to one core."
     torch.set_num_threads(1)
-    if find_spec('cv2'): __import__('cv2').setNumThreads(0)
+    if find_spec('cv2'):
+        import cv2
+        cv2.setNumThreads(0)
 
 def view_batches(train:Tiles, c:PretrainConfig, device:torch.device) -> Iterator[tuple[list, list]]:
     "For each step the paths of a batch and its views on `device`; images are read by `c.workers` processes."
@@ -255,14 +259,14 @@ def pretrain(config:PretrainConfig, tiles:Tiles|None=None) -> Run:
     "Train by `config` on `tiles` (or `config.data`); leaves `model.safetensors`, `config.json`, `metrics.jsonl` in `config.out`."
     check_config(config)
     train, held = run_tiles(config, tiles)
-    device = pick_device(config.device)
-    model = build(config, channel_stats(train)).to(device)
+    device, statistics, reading = pick_device(config.device), channel_stats(train), for_reading(train, config)
+    model = build(config, statistics).to(device)
     optimiser = torch.optim.AdamW(param_groups(model.student), lr=config.lr, fused=device.type != 'mps')
     set_aside(config.out)
     config.out.mkdir(parents=True, exist_ok=True)
     save_config(config, config.out/'config.json')
     print(f"{len(train)} images to train on, {len(held)} held out; {device}; writing to {config.out}")
-    try: metrics = _loop(model, optimiser, for_reading(train, config), config, device)
+    try: metrics = _loop(model, optimiser, reading, config, device)
     except KeyboardInterrupt:
         save_satdino(model.teacher.backbone, config.out/'model.safetensors')
         raise

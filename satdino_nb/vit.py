@@ -32,7 +32,6 @@ from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from torch.nn import functional as F
 
 from .data import FMOW, FMOW_CLASSES, NORMALISATIONS, Normalisation
 

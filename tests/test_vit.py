@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
 from torch import nn
@@ -22,7 +22,7 @@ from satdino_nb import vit
 from satdino_nb.attention import attention_maps, last_attention
 from satdino_nb.data import FMOW, FMOW_CLASSES, Normalisation
 from satdino_nb.vit import (PUBLISHED, SatViT, ViTConfig, as_backbone, fit_gsd_head, load_satdino, predict_gsd, read_checkpoint, released_positions,
-                            save_satdino, vit_preset)
+                            save_satdino)
 
 SMALL = ViTConfig(64, 8, 128, 3, 2)
 
