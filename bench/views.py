@@ -3,6 +3,7 @@
     python bench/views.py                     # one image at a time, one thread
     python bench/views.py --loader            # JPEG files through a DataLoader with two workers
     python bench/views.py --device cuda       # and the batched views on a GPU
+    python bench/views.py --profile           # where `MultiCrop.one` spends its time
 
 The methods take turns within one run and the median of the rounds is reported, with its ratio to the plain pipeline
 (torchvision's transforms on Pillow pictures, the recipe of the released code). `--out FILE` keeps the table as JSON.
@@ -138,6 +139,22 @@ def loader(args):
     return out
 
 
+def profile(args):
+    "Milliseconds of the functions that `MultiCrop.one` spends most in, one image of each size, one thread."
+    import cProfile, pstats, cv2
+    torch.set_num_threads(1), cv2.setNumThreads(1)
+    crop = MultiCrop(CONFIG)
+    for size in args.sizes:
+        image, n, watch = pictures(size, 1)[0], 300, cProfile.Profile()
+        for i in range(n):
+            if i == n//3: watch.enable()                                            # the first third warms up
+            crop.one(image, 0.5, 0, i)
+        watch.disable()
+        stats = pstats.Stats(watch)
+        print(f"\n{size} px: {1e3*stats.total_tt/(n - n//3):.2f} ms an image under the profiler")
+        for (_, _, name), (_, _, own, _, _) in sorted(stats.stats.items(), key=lambda row: -row[1][2])[:6]: print(f"  {own/stats.total_tt:4.0%} {name}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', type=int, nargs='+', default=[256, 512])
@@ -145,10 +162,12 @@ def main():
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--loader', action='store_true')
+    parser.add_argument('--profile', action='store_true')
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
     machine = f"{os.cpu_count()} CPUs {platform.machine()}, torch {torch.__version__}" + (f", {torch.cuda.get_device_name()}" if args.device == 'cuda' else '')
     print(machine)
+    if args.profile: return profile(args)
     result = loader(args) if args.loader else one_thread(args)
     if args.out: args.out.write_text(json.dumps(dict(machine=machine, command=' '.join(['python bench/views.py', *os.sys.argv[1:]]), results=result), indent=1) + '\n')
 
