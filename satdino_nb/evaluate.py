@@ -174,6 +174,6 @@ def main(args=None) -> None:
         "Evaluate a run folder of `python -m satdino_nb.pretrain` on its held-out tiles."
         return evaluate_run(run, k, temperature, workers)
     try: print(report_text(tyro.cli(command, args=args)))
-    except (ValueError, OSError) as e: sys.exit(f"error: {e}")
+    except (ValueError, OSError, ImportError) as e: sys.exit(f"error: {e}")
 
 if __name__ == '__main__' and '__file__' in globals(): main()

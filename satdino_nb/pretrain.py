@@ -317,7 +317,7 @@ def main(args=None) -> None:
     import tyro
     config = tyro.cli(PretrainConfig, args=args, description="Pretrain a SatDINO backbone on a folder of tiles.")
     try: run = pretrain(config)
-    except (ValueError, OSError, FloatingPointError) as e: sys.exit(f"error: {e}")
+    except (ValueError, OSError, ImportError, FloatingPointError) as e: sys.exit(f"error: {e}")
     except KeyboardInterrupt: sys.exit(f"stopped; the weights so far, if training had begun, are in {config.out}")
     print(f"done: {run.out/'model.safetensors'}")
 
