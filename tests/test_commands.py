@@ -93,6 +93,8 @@ def nothing(folder): pass
     (nothing, ['--gsd', 10, '--views.global-scale', 0.25, 1.5], ['<= 1', '1.5']),
     (nothing, ['--gsd', 10, '--views.n-global', 1, '--views.n-local', 0], ['at least one global', 'got 1 + 0']),
     (nothing, ['--gsd', 10, '--views.local-size', 12], ['12', 'patch_size']),
+    (nothing, ['--gsd', 10, '--temporal'], ['same place', 'place']),
+    (nothing, ['--gsd', 10, '--cache', '/dev/null/cache'], ['/dev/null/cache']),
 ], ids=lambda v: getattr(v, '__name__', None) or ' '.join(map(str, v))[:30])
 def test_bad_input_is_named_before_training_starts(tiles, tmp_path, spoil, args, words):
     spoil(tiles)
