@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from .data import Tile, collate
-from .evaluate import centre_view
+from .views import centre_view
 from .vit import SatViT, Tokens
 
 # %% ../nbs/08_attention.ipynb #attention

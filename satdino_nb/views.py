@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GREY', 'YIQ', 'RGB', 'scale_segments', 'sample_boxes', 'ViewConfig', 'view_preset', 'ViewParams', 'view_rng',
            'sample_params', 'resize_matrix', 'blur_matrix', 'colour_matrix', 'Views', 'view_gsd', 'join_views',
-           'cut_views', 'cut_image', 'MultiCrop', 'plain_views']
+           'cut_views', 'cut_image', 'MultiCrop', 'plain_views', 'centre_view']
 
 # %% ../nbs/03_views.ipynb #imports
 import math
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn import functional as F
+
+from .data import Batch
 
 # %% ../nbs/03_views.ipynb #scale-segments
 def scale_segments(scale:tuple=(0.05, 0.25), # smallest and largest area of a crop, as a fraction of the image's
@@ -291,3 +293,14 @@ def plain_views(image, config:ViewConfig) -> list[tuple]:
         if 0 < v < c.n_global and torch.rand(()) < c.solarise: view = ImageOps.solarize(view)
         views.append((view, box))
     return views
+
+# %% ../nbs/03_views.ipynb #centre-view
+def centre_view(batch:Batch, size:int) -> tuple[torch.Tensor, torch.Tensor]:
+    "The largest centred square of each tile as float 0..1 `(B, 3, size, size)`, and its GSD `(B,)` in metres per pixel."
+    side = batch.hw.amin(1)
+    top, left = ((batch.hw - side[:, None])//2).unbind(1)
+    left_matrix = resize_matrix(top, side, size, batch.images.shape[-2])
+    right_matrix = resize_matrix(left, side, size, batch.images.shape[-1])
+    x = left_matrix[:, None] @ (batch.images/255) @ right_matrix[:, None].mT
+    boxes = torch.stack([top, left, side, side], 1)
+    return x.clamp(0, 1), view_gsd(batch.gsd, boxes, size)

@@ -29,9 +29,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed, resample_abs_pos_embed
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.nn import functional as F
 
 from .data import FMOW, FMOW_CLASSES, NORMALISATIONS, Normalisation
 
@@ -46,6 +47,7 @@ class ViTConfig:
     num_heads: int = 6
     gsd_token: bool = True
     pos_interp: str = 'timm'        # positions at other sizes: 'timm' (antialiased) or 'released' (as published weights expect)
+    gsd_log: bool = False           # the GSD head answers with the natural logarithm of metres per pixel
 
     def __post_init__(self):
         if self.img_size % self.patch_size: raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
@@ -65,13 +67,13 @@ class Tokens:
     "Output tokens after the final norm: `cls` `(B, D)`, `gsd` `(B, D)` or None, `patches` `(B, N, D)` or None on a `grid` `(h, w)`."
     cls: torch.Tensor
     gsd: torch.Tensor | None
-    patches: torch.Tensor | None        # None only for peers that give one vector per image
+    patches: torch.Tensor | None        # None for `SatViT.summary`, and for peers that give one vector per image
     grid: tuple[int, int] | None
 
     @property
     def patch_map(self) -> torch.Tensor:
         "Patches as a picture of features `(B, D, h, w)`."
-        if self.patches is None: raise ValueError("this network gives one vector per image and no patches")
+        if self.patches is None: raise ValueError("no patches were computed here, only one vector per image")
         return self.patches.transpose(1, 2).unflatten(2, self.grid)
 
 # %% ../nbs/04_vit.ipynb #released-positions
@@ -166,11 +168,23 @@ class Shared(PyTorchModelHubMixin, library_name='satdino_nb', license='apache-2.
         return super().generate_model_card(shape=shape, width=c.embed_dim, mean=n.mean, std=n.std, pos_interp=c.pos_interp,
                                            metres=self.gsd_head is not None, **kw)
 
+# %% ../nbs/04_vit.ipynb #first-tokens
+def first_tokens(block:nn.Module, x:torch.Tensor, n:int) -> torch.Tensor:
+    "The first `n` tokens `(B, n, D)` that timm's `block` makes of `x` `(B, N, D)`, without working for the others."
+    attn, y = block.attn, block.norm1(x)
+    width = attn.qkv.out_features//3
+    weights, biases = (p.split([width, 2*width]) for p in (attn.qkv.weight, attn.qkv.bias))
+    query = F.linear(y[:, :n], weights[0], biases[0]).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
+    key, value = F.linear(y, weights[1], biases[1]).unflatten(2, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    x = x[:, :n] + block.drop_path1(block.ls1(attn.proj(mixed)))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
 # %% ../nbs/04_vit.ipynb #satvit
 class SatViT(PositionedViT, Shared):
     "timm ViT with a GSD register token and a linear GSD head on it; `model(x)` gives CLS features `(B, D)`; `kw` are timm's."
     def __init__(self, config:ViTConfig=ViTConfig(), normalisation:Normalisation=FMOW, **kw):
-        shape = {k: v for k, v in asdict(config).items() if k not in ('gsd_token', 'pos_interp')}
+        shape = {k: v for k, v in asdict(config).items() if k not in ('gsd_token', 'pos_interp', 'gsd_log')}
         super().__init__(**{**shape, **dict(reg_tokens=int(config.gsd_token), num_classes=0, global_pool='token', dynamic_img_size=True,
                          embed_layer=CheckedPatchEmbed, norm_layer=partial(nn.LayerNorm, eps=1e-6)), **kw})
         self.config, self.normalisation = config, normalisation
@@ -184,6 +198,19 @@ class SatViT(PositionedViT, Shared):
         "All tokens of normalised images `(B, C, H, W)`; `gsd` is not needed, peers that read it take it here."
         out, n = self.fc_norm(self.forward_features(x)), self.num_prefix_tokens
         return Tokens(out[:, 0], out[:, 1] if self.config.gsd_token else None, out[:, n:], self.patch_embed.dynamic_feat_size(x.shape[-2:]))
+
+    def summary(self, x:torch.Tensor) -> Tokens:
+        "The CLS and GSD tokens of `tokens(x)` alone, which costs less: the last block works for those two only."
+        x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        before = self.blocks[:-1]
+        x = checkpoint_seq(before, x) if self.grad_checkpointing and self.training else before(x)
+        out = self.fc_norm(self.norm(first_tokens(self.blocks[-1], x, self.num_prefix_tokens)))
+        return Tokens(out[:, 0], out[:, 1] if self.config.gsd_token else None, None, None)
+
+    def metres(self, token:torch.Tensor) -> torch.Tensor:
+        "GSD in metres per pixel `(...)` that the GSD head reads from GSD tokens `(..., D)`."
+        said = self.gsd_head(token).squeeze(-1)
+        return said.exp() if self.config.gsd_log else said
 
     def load_pretrained(self, checkpoint_path, prefix:str='') -> None: install(self, read_weights(checkpoint_path))    # timm's hook
 
@@ -201,7 +228,7 @@ def predict_gsd(model:SatViT, x:torch.Tensor) -> torch.Tensor:
     if model.gsd_head is None:
         raise ValueError("this model has a GSD token but no read-out in metres (published checkpoints do not store one); fit one on "
                          "images of known GSD: model.gsd_head = fit_gsd_head(tokens, gsd), tokens from model.tokens(x).gsd")
-    return model.gsd_head(t.gsd).squeeze(-1)
+    return model.metres(t.gsd)
 
 @torch.no_grad()
 def fit_gsd_head(tokens:torch.Tensor, gsd:torch.Tensor, ridge:float=1e-2) -> nn.Linear:

@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from satdino_nb.attention import last_attention
+from satdino_nb.data import Normalisation
 from satdino_nb.dino import DINOHead, DINOLoss, SatDINO, cosine_schedule, linear_warmup, param_groups
 from satdino_nb.evaluate import knn_predict
 from satdino_nb.gsd import crop_gsd
-from satdino_nb.views import scale_segments, view_gsd
+from satdino_nb.pretrain import Now, PretrainConfig, train_step
+from satdino_nb.views import Views, scale_segments, view_gsd
 from satdino_nb.vit import SatViT, ViTConfig, load_satdino
 
 
@@ -93,37 +95,25 @@ def test_knn(shared, scalars):
 
 
 def test_six_steps_of_training(shared):
-    "The objective driven step by step from given views: the public way, here held against the released run."
+    "The objective driven step by step from given views: the public way (`train_step`), here held against the released run."
     golden = json.loads(shared('golden/train_trajectory.json').read_text())
     init, data = load_file(shared('golden/train_init.safetensors')), load_file(shared('golden/train_views.safetensors'))
-    backbone = SatViT(ViTConfig(224, 16, 64, 2, 1, pos_interp='released'))
-    model = SatDINO(backbone, DINOHead(64, golden['out_dim'], 128, 64, norm_last_layer=False), golden['gamma'], golden['student_temp'])
+    c = PretrainConfig(train_gsd_head=False, clip_mode='per_tensor', clip_grad=golden['clip_grad'], gamma=golden['gamma'])
+    pixels = Normalisation((128/255,)*3, (32/255,)*3)                        # (view - 128)/32, as in the golden run
+    backbone = SatViT(ViTConfig(224, 16, 64, 2, 1, pos_interp='released'), pixels)
+    model = SatDINO(backbone, DINOHead(64, golden['out_dim'], 128, 64, norm_last_layer=False), c.gamma, golden['student_temp'], train_gsd_head=c.train_gsd_head)
     state = {k.removeprefix('student.'): v for k, v in init.items() if k.startswith('student.')}
     state |= {f'backbone.gsd_head.{p}': init[f'gsd_head.gsd_head.{p}'] for p in ('weight', 'bias')}
     model.student.load_state_dict(renamed(state))
     model.teacher.load_state_dict(renamed(state))
-    backbone.gsd_head.requires_grad_(False)                                  # as released: not optimised
-    decay = [p for p in model.student.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in model.student.parameters() if p.requires_grad and p.ndim <= 1]
-    optimiser = torch.optim.AdamW([dict(params=decay), dict(params=plain, weight_decay=0.)])
+    trained = [p for p in model.student.parameters() if p.requires_grad]     # as released: weight decay also on tokens, positions and prototype lengths
+    optimiser = torch.optim.AdamW([dict(params=[p for p in trained if p.ndim > 1], wd_scale=1), dict(params=[p for p in trained if p.ndim <= 1], wd_scale=0)])
     norm = lambda network: sum(p.double().square().sum() for n, p in network.named_parameters() if 'gsd_head' not in n).sqrt().item()
     for row in golden['traj']:
-        step = row['step']
-        for i, group in enumerate(optimiser.param_groups):
-            group['lr'] = row['lr']
-            if i == 0: group['weight_decay'] = row['wd']
-        x = [(data[f'step{step}.view{v}'].float() - 128)/32 for v in range(6)]
-        gsd = [data[f'step{step}.gsd{v}'] for v in range(6)]
-        temp = 0.04 if row['epoch'] < 1 else 0.07
-        losses = model([torch.stack(x[:2]), torch.stack(x[2:])], [torch.stack(gsd[:2]), torch.stack(gsd[2:])], temp)
-        optimiser.zero_grad()
-        losses.total.backward()
-        for p in model.student.parameters():
-            if p.grad is not None: torch.nn.utils.clip_grad_norm_([p], golden['clip_grad'])
-        if row['epoch'] < golden['freeze_last_layer_epochs']:
-            for p in model.student.head.last_layer.parameters(): p.grad = None
-        optimiser.step()
-        model.update_teacher(row['momentum'])
+        step, of = row['step'], lambda name, views: torch.stack([data[f'step{row["step"]}.{name}{v}'] for v in views])
+        views = [Views(of('view', v), of('gsd', v), None) for v in (range(2), range(2, 6))]
+        now = Now(row['lr'], row['wd'], row['momentum'], 0.04 if row['epoch'] < 1 else 0.07, c.gamma, freeze=row['epoch'] < golden['freeze_last_layer_epochs'])
+        losses, _ = train_step(model, optimiser, [views], now, c)
         seen = dict(dino_loss=losses.dino.item(), gsd_loss=losses.gsd.item(), loss=losses.total.item(),
                     student_norm=norm(model.student), teacher_norm=norm(model.teacher), center_norm=model.loss.centre.norm().item())
         for key, value in seen.items():
@@ -131,6 +121,7 @@ def test_six_steps_of_training(shared):
 
 
 def test_weight_decay_leaves_tokens_alone():
-    model = SatViT(ViTConfig(32, 8, 48, 2, 2))
-    decayed = {id(p) for p in param_groups(model)[0]['params']}
-    assert not decayed & {id(model.cls_token), id(model.reg_token), id(model.pos_embed)}
+    model = SatDINO(SatViT(ViTConfig(32, 8, 48, 2, 2)), DINOHead(48, 64, 32, 16, norm_last_layer=False))
+    decayed = {id(p) for g in param_groups(model.student) if g['wd_scale'] for p in g['params']}
+    free = [model.student.backbone.cls_token, model.student.backbone.reg_token, model.student.backbone.pos_embed, model.student.head.last_layer.parametrizations.weight.original0]
+    assert decayed and not decayed & {id(p) for p in free}

@@ -10,10 +10,9 @@ from PIL import Image
 
 from satdino_nb.data import (NORMALISATIONS, DatasetTiles, Windows, audit, audit_text, channel_stats, check_images, collate, contact_sheet, folder_tiles,
                              geotiff_tiles, mask_tiles, read_mask)
-from satdino_nb.evaluate import centre_view
 from satdino_nb.gsd import file_gsd, map_tile_gsd
 from satdino_nb.pretrain import PretrainConfig, pretrain
-from satdino_nb.views import MultiCrop, view_preset
+from satdino_nb.views import MultiCrop, centre_view, view_preset
 
 
 def test_eurosat_equals_torchvisions_reading(shared):

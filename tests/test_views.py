@@ -20,7 +20,7 @@ def as_float(images): return images/255 if images.dtype == torch.uint8 else imag
 def test_one_seed_gives_the_same_views(workers, where):
     base = PretrainConfig(views=view_preset('tiny'), batch_size=10, steps=6, workers=0, cut_views='device', seed=3)      # two epochs
     ours = dataclasses.replace(base, workers=workers, cut_views=where)
-    for (paths, views), (paths2, views2) in zip(view_batches(TILES, base, CPU), view_batches(TILES, ours, CPU), strict=True):
+    for (paths, (views,)), (paths2, (views2,)) in zip(view_batches(TILES, base, CPU), view_batches(TILES, ours, CPU), strict=True):
         assert paths == paths2
         for a, b in zip(views, views2, strict=True):
             assert torch.equal(a.boxes, b.boxes) and torch.equal(a.gsd, b.gsd)
@@ -69,7 +69,7 @@ def test_reduced_decoding_changes_neither_gsd_nor_picture(tmp_path):
 def test_a_cache_trains_the_same(tmp_path):
     c = PretrainConfig(views=view_preset('tiny'), batch_size=8, steps=2, workers=1, cut_views='host')
     cached = cache_tiles(TILES, tmp_path)
-    for (_, a), (_, b) in zip(view_batches(TILES, c, CPU), view_batches(cached, c, CPU)): assert all(torch.equal(u.images, v.images) for u, v in zip(a, b))
+    for (_, (a,)), (_, (b,)) in zip(view_batches(TILES, c, CPU), view_batches(cached, c, CPU)): assert all(torch.equal(u.images, v.images) for u, v in zip(a, b))
     shorter = TILES.subset(range(9))
     assert cache_tiles(shorter, tmp_path).file != cached.file, "other tiles, another file"
 
