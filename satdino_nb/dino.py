@@ -65,18 +65,21 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, q, temperature):
         V, G, B = len(student), len(q), student.shape[1]
-        total, mean_of = q.sum(0), B*G*(V - 1)
+        total, pairs = q.sum(0), B*G*(V - 1)
         loss, gradient = q.new_zeros(()), torch.empty_like(student) if ctx.needs_input_grad[0] else None
         for v, scores in enumerate(student):
             z = (scores.float()/temperature).log_softmax(-1)
             partners, n = (total - q[v], G - 1) if v < G else (total, G)
             loss -= (partners*z).sum()
-            if gradient is not None: gradient[v] = (z.exp_().mul_(n) - partners).mul_(1/(temperature*mean_of))
-        ctx.save_for_backward(gradient)
-        return loss/mean_of
+            if gradient is not None: gradient[v] = z.exp_().mul_(n) - partners
+        ctx.gradient, ctx.divisor = gradient, temperature*pairs
+        return loss/pairs
 
     @staticmethod
-    def backward(ctx, upstream): return ctx.saved_tensors[0]*upstream.to(ctx.saved_tensors[0].dtype), None, None
+    def backward(ctx, upstream):
+        gradient, ctx.gradient = ctx.gradient, None                    # scaled in place, so it serves once
+        if gradient is None: raise RuntimeError("this loss cannot be differentiated twice; compute it again")
+        return gradient.mul_((upstream/ctx.divisor).to(gradient.dtype)), None, None
 
 # %% ../nbs/05_dino.ipynb #dinoloss
 class DINOLoss(nn.Module):

@@ -91,7 +91,7 @@ def nothing(folder): pass
     (nothing, ['--gsd', 10, '--batch-size', 500], ['--batch-size', '500']),
     (nothing, ['--gsd', 10, '--views.local-scale', 0.25, 0.05], ['low <= high']),
     (nothing, ['--gsd', 10, '--views.global-scale', 0.25, 1.5], ['<= 1', '1.5']),
-    (nothing, ['--gsd', 10, '--views.n-global', 1, '--views.n-local', 0], ['at least one global', 'got 1 + 0']),
+    (nothing, ['--gsd', 10, '--views.n-global', 1, '--views.n-local', 0], ['at least one', 'got 1 + 0']),
     (nothing, ['--gsd', 10, '--views.local-size', 12], ['12', 'patch_size']),
     (nothing, ['--gsd', 10, '--temporal'], ['same place', 'place']),
     (nothing, ['--gsd', 10, '--cache', '/dev/null/cache'], ['/dev/null/cache']),

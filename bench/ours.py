@@ -1,0 +1,47 @@
+"""The library's own training step with a clock on its parts."""
+from dataclasses import replace
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from plain import Clock
+
+from satdino_nb.data import FMOW, Tiles
+from satdino_nb.pretrain import build, make_optimiser, schedules, train_step, view_source
+from satdino_nb.pretrain import batches as batch_order
+from satdino_nb.pretrain import one_thread
+from torch.utils.data import DataLoader
+
+
+class OurLoop:
+    "`step()` trains once, by `satdino_nb.pretrain.train_step`; `clock` says where the time went."
+    def __init__(self, tiles:Tiles, c, device, timed=True):
+        self.c, self.device, self.clock, self.timed = replace(c, steps=10**6), device, Clock(device), timed
+        AcceleratorState._reset_state(True)
+        self.accelerator = Accelerator(cpu=device.type == 'cpu', mixed_precision=c.precision.replace('fp32', 'no'))
+        self.own = build(c, FMOW, device).to(device)
+        if c.compile: self.own.student.compile(); self.own.teacher.compile()
+        optimiser = make_optimiser(self.own, device)
+        self.model, self.optimiser = self.accelerator.prepare(self.own, optimiser)
+        if timed: self.put_clock()
+        self.now = schedules(replace(c, steps=1000))[500]
+        self.source = view_source(c, device)(tiles, c.views, 0)
+        order = lambda: batch_order(len(tiles), c.batch_size, 10**6)
+        items = ([(epoch, int(i)) for i in index] for epoch, index in order())
+        self.batches = zip(order(), DataLoader(self.source, batch_sampler=items, collate_fn=self.source.join, num_workers=c.workers, worker_init_fn=one_thread,
+                                               prefetch_factor=1 if c.workers else None))
+
+    def put_clock(self):
+        "Wrap the parts of the step."
+        def around(owner, name, part):
+            plain = getattr(owner, name)
+            def timed(*args, **kw):
+                with self.clock(part): return plain(*args, **kw)
+            object.__setattr__(owner, name, timed)
+        around(self.own.teacher, 'forward', 'teacher'); around(self.own.student, 'forward', 'student'); around(self.own.loss, 'forward', 'loss')
+        around(self.own, 'update_teacher', 'teacher update'); around(self.accelerator, 'backward', 'backward'); around(self.optimiser, 'step', 'optimiser')
+
+    def step(self):
+        with self.clock('data wait'): (epoch, index), batch = next(self.batches)
+        with self.clock('views'): _, views = self.source.finish(batch, self.device, epoch, index)
+        losses, norm = train_step(self.model, self.optimiser, [views], self.now, self.c, self.accelerator)
+        if not losses.total.isfinite(): raise FloatingPointError('our loop diverged')

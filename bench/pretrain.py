@@ -1,0 +1,102 @@
+"""Milliseconds of a training step by part, and images a second, beside a straightforward loop of the same recipe.
+
+    python bench/pretrain.py                           # ViT-S/16, paper's views, 65,536 prototypes, batch 8, on the CPU
+    python bench/pretrain.py --vit tiny
+    python bench/pretrain.py --loss                    # the loss alone, batch 32
+
+The loops take turns within one run; of each turn the first steps are left out, for which the loaders had worked ahead in the others' turn.
+Medians over the turns are reported, with the ratio to the plain loop in fp32. `--out FILE` keeps the table as JSON.
+"""
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from ours import OurLoop
+from plain import PlainLoop, plain_loss
+from PIL import Image
+
+from satdino_nb.data import Tiles
+from satdino_nb.dino import DINOLoss
+from satdino_nb.pretrain import pretrain_preset
+from satdino_nb.scenes import scene
+from satdino_nb.vit import vit_preset
+
+PARTS = ('data wait', 'views', 'teacher', 'student', 'loss', 'backward', 'optimiser', 'teacher update')
+
+
+def write_scenes(folder, n=8, size=256):
+    uses = ('residential', 'cropland', 'harbour', 'industrial', 'river', 'forest', 'airport', 'sports')
+    paths = [Path(folder)/f'{k}.jpg' for k in range(n)]
+    for k, path in enumerate(paths): Image.fromarray(scene(uses[k % len(uses)], 77 + k, 0.5, size).image.permute(1, 2, 0).numpy()).save(path, quality=90)
+    return paths
+
+
+def turns(loops, rounds, steps, skip):
+    "Milliseconds of a step, in all and by part, of every loop: `{name: {part: [one number a round]}}`."
+    out = {name: {} for name in loops}
+    for r in range(rounds + 1):
+        for name, loop in loops.items():
+            for _ in range(skip): loop.step()
+            loop.clock.seconds.clear()
+            start = time.perf_counter()
+            for _ in range(steps): loop.step()
+            total = time.perf_counter() - start
+            if not r: continue                                              # the first round warms up
+            for part, s in {**loop.clock.seconds, 'total': total}.items(): out[name].setdefault(part, []).append(1000*s/steps)
+    return out
+
+
+def print_table(out, batch, first):
+    "Medians, and the ratio to the loop named `first`, round by round."
+    print(f"| ms a step | images/s | ratio | {' | '.join(PARTS)} |\n|{'---|'*(3 + len(PARTS))}")
+    for name, parts in out.items():
+        ratio = statistics.median(a/b for a, b in zip(out[first]['total'], parts['total']))
+        total = statistics.median(parts['total'])
+        numbers = ' | '.join(f"{statistics.median(parts.get(p, [0])):.0f}" for p in PARTS)
+        print(f"| {name}: {total:.0f} | {1000*batch/total:.1f} | {ratio:.2f} | {numbers} |")
+
+
+def loss_alone(batch, rounds, K=65536):
+    "Forward and backward of the loss: pair by pair, and ours."
+    student, teacher, centre, ours = 0.3*torch.randn(12, batch, K), 0.3*torch.randn(2, batch, K), torch.zeros(K), DINOLoss(K)
+    seconds = {'pair by pair': [], 'ours': []}
+    for r in range(rounds + 1):
+        for name, times in seconds.items():
+            x = student.clone().requires_grad_()
+            start = time.perf_counter()
+            loss = plain_loss(x.flatten(0, 1), teacher.flatten(0, 1), centre, 12, 2, 0.1, 0.04) if name != 'ours' else ours(x, ours.probabilities(teacher, 0.04))
+            loss.backward()
+            if r: times.append(1000*(time.perf_counter() - start))
+    ratio = statistics.median(a/b for a, b in zip(*seconds.values()))
+    print(f"loss, batch {batch}: " + ', '.join(f"{name} {statistics.median(t):.0f} ms" for name, t in seconds.items()) + f", ratio {ratio:.2f}")
+    return {**{name: statistics.median(t) for name, t in seconds.items()}, 'ratio': ratio}
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('--vit', default='small'); p.add_argument('--batch', type=int, default=8)
+    p.add_argument('--rounds', type=int, default=3); p.add_argument('--steps', type=int, default=2); p.add_argument('--workers', type=int, default=2)
+    p.add_argument('--loss', action='store_true'); p.add_argument('--out', type=Path)
+    a = p.parse_args()
+    machine = dict(machine=platform.processor() or platform.machine(), threads=torch.get_num_threads(), torch=torch.__version__)
+    if a.loss: result = [loss_alone(b, a.rounds) for b in (8, 32)]
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            paths, cpu = write_scenes(folder), torch.device('cpu')
+            c = pretrain_preset('paper-s16', vit=vit_preset(a.vit), batch_size=a.batch, epochs=None, steps=1000, lr=1e-4, precision='fp32', workers=a.workers, check=False)
+            tiles = Tiles(paths*8, [0.5]*8*len(paths))
+            loops = {'plain fp32': PlainLoop(paths, 0.5, c, cpu), 'ours fp32': OurLoop(tiles, c, cpu), 'plain bf16': PlainLoop(paths, 0.5, c, cpu, 'bf16'),
+                     'ours bf16': OurLoop(tiles, replace(c, precision='bf16'), cpu)}
+            result = turns(loops, a.rounds, a.steps, skip=a.workers)
+            print(f"ViT {a.vit}/16, batch {a.batch}, {a.workers} loading processes, {machine}\n")
+            print_table(result, a.batch, 'plain fp32')
+    if a.out: a.out.write_text(json.dumps(dict(machine, vit=a.vit, batch=a.batch, result=result), indent=1))
+
+
+if __name__ == '__main__': main()
