@@ -7,10 +7,11 @@ __all__ = ['PRESETS', 'FREE', 'PANELS', 'LABELS', 'STYLES', 'PretrainConfig', 'n
            'check_config', 'pick_device', 'save_config', 'write_whole', 'read_config', 'differences', 'run_tiles',
            'for_reading', 'batches', 'fingerprint', 'DeviceViews', 'HostViews', 'TemporalViews', 'view_source',
            'one_thread', 'view_batches', 'Now', 'Schedules', 'schedules', 'build', 'fused_attention',
-           'initial_backbone', 'load_all', 'make_optimiser', 'clip_gradients', 'train_step', 'mean_losses',
-           'Checkpoints', 'find_resume', 'log_row', 'lasting', 'diagnose', 'minor_findings', 'health_figure',
-           'plot_run', 'LivePanel', 'knn_predict', 'KnnProbe', 'Run', 'read_rows', 'load_run', 'start_accelerator',
-           'on_main', 'set_aside', 'Signals', 'pretrain', 'DryRun', 'peak_memory', 'dry_run', 'main', 'run_command']
+           'initial_backbone', 'load_all', 'make_optimiser', 'whole', 'plain_backbone', 'clip_gradients', 'train_step',
+           'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'diagnose', 'minor_findings',
+           'health_figure', 'plot_run', 'LivePanel', 'knn_predict', 'KnnProbe', 'Run', 'read_rows', 'load_run',
+           'start_accelerator', 'on_main', 'set_aside', 'Signals', 'pretrain', 'DryRun', 'peak_memory', 'dry_run',
+           'main', 'run_command']
 
 # %% ../nbs/06_pretrain.ipynb #imports
 import difflib
@@ -39,6 +40,7 @@ from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -374,11 +376,23 @@ def make_optimiser(model:SatDINO, device:torch.device) -> torch.optim.Optimizer:
     "AdamW for the student; learning rate and weight decay are set at each step."
     return torch.optim.AdamW(param_groups(model.student), fused=device.type in ('cpu', 'cuda'))
 
+def whole(x:torch.Tensor) -> torch.Tensor:
+    "`x` itself, or put together where FSDP keeps it in shards, on all processes."
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+def plain_backbone(backbone:SatViT) -> SatViT:
+    "`backbone` itself, or a copy with whole weights where FSDP keeps them in shards; on all processes."
+    if not any(isinstance(p, DTensor) for p in backbone.parameters()): return backbone
+    copy, state = SatViT(backbone.config, backbone.normalisation), {k: whole(v) for k, v in backbone.state_dict().items()}
+    if backbone.gsd_head is None: copy.gsd_head = None
+    copy.load_state_dict(state)
+    return copy.to(next(iter(state.values())).device).eval()
+
 def clip_gradients(parameters:Sequence[nn.Parameter], largest:float, mode:str='norm') -> torch.Tensor:
     "Norm of all gradients before they are clipped to `largest` (0: not at all), together ('norm') or each tensor for itself ('per_tensor', released code)."
     parameters = [p for p in parameters if p.grad is not None]
     grads = [p.grad for p in parameters]
-    total = nn.utils.get_total_norm(grads)
+    total = whole(nn.utils.get_total_norm(grads))
     if largest and mode == 'norm': nn.utils.clip_grads_with_norm_(parameters, largest, total)
     if largest and mode == 'per_tensor':
         torch._foreach_mul_(grads, [(largest/(n + 1e-6)).clamp(max=1) for n in torch._foreach_norm(grads)])
@@ -726,7 +740,7 @@ def pretrain(config:PretrainConfig, tiles:Tiles|None=None, watch:Callable|None=N
         probe = KnnProbe(train, held, config.vit.img_size, config.knn_images) if config.knn_every else None
         rows = _loop(model, optimiser, reading, config, accelerator, checkpoints, found[1]['done'] if found else 0, probe, watch)
     accelerator.end_training()
-    return Run(config.out, config, fused_attention(own.teacher.backbone.eval()), rows)
+    return Run(config.out, config, fused_attention(plain_backbone(own.teacher.backbone).eval()), rows)
 
 # %% ../nbs/06_pretrain.ipynb #loop
 def _loop(model, optimiser, train, c, accelerator, checkpoints, start, probe, watch) -> list[dict]:
@@ -743,13 +757,14 @@ def _loop(model, optimiser, train, c, accelerator, checkpoints, start, probe, wa
             stop, look = signals.heed(accelerator, due or last), c.knn_every and ((step + 1) % c.knn_every == 0 or last)
             save = last or stop or (step + 1) % c.save_every == 0
             if save or due or look: log.check(rows)
-            knn = on_main(accelerator, lambda: probe(own.teacher.backbone)) if look else None
+            teacher = plain_backbone(own.teacher.backbone) if save or look else None
+            knn = on_main(accelerator, lambda: probe(teacher)) if look else None
             if step % c.log_every == 0 or save or look:
                 log.write(rows, log_row(step, losses, norm, s[step], own, accelerator), knn)
                 bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", dino=f"{rows[-1]['dino']:.3f}", gsd_mae=f"{rows[-1]['gsd_mae'] or math.nan:.2f} m")
             if save or (knn is not None and knn > (checkpoints.best or (-1,))[0]):
                 checkpoints.save(step + 1, knn)
-                if accelerator.is_main_process: save_satdino(own.teacher.backbone, c.out/'model.safetensors')
+                if accelerator.is_main_process: save_satdino(teacher, c.out/'model.safetensors')
             if stop: end_by_signal(signals.noted, step + 1, c)
     return rows
 

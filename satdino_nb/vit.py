@@ -30,7 +30,7 @@ from safetensors.torch import save
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import PatchEmbed, resample_abs_pos_embed
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
@@ -169,16 +169,18 @@ class Shared(PyTorchModelHubMixin, library_name='satdino_nb', license='apache-2.
                                            metres=self.gsd_head is not None, **kw)
 
 # %% ../nbs/04_vit.ipynb #first-tokens
-def first_tokens(block:nn.Module, x:torch.Tensor, n:int) -> torch.Tensor:
-    "The first `n` tokens `(B, n, D)` that timm's `block` makes of `x` `(B, N, D)`, without working for the others."
-    attn, y = block.attn, block.norm1(x)
-    width = attn.qkv.out_features//3
-    weights, biases = (p.split([width, 2*width]) for p in (attn.qkv.weight, attn.qkv.bias))
-    query = F.linear(y[:, :n], weights[0], biases[0]).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
-    key, value = F.linear(y, weights[1], biases[1]).unflatten(2, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    x = x[:, :n] + block.drop_path1(block.ls1(attn.proj(mixed)))
-    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+class SatBlock(Block):
+    "timm's block; with `first`, it gives the first tokens `(B, first, D)` alone, and does not work for the others."
+    def forward(self, x:torch.Tensor, *args, first:int|None=None, **kw) -> torch.Tensor:
+        if first is None: return super().forward(x, *args, **kw)
+        attn, y = self.attn, self.norm1(x)
+        width = attn.qkv.out_features//3
+        weights, biases = (p.split([width, 2*width]) for p in (attn.qkv.weight, attn.qkv.bias))
+        query = F.linear(y[:, :first], weights[0], biases[0]).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
+        key, value = F.linear(y, weights[1], biases[1]).unflatten(2, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = x[:, :first] + self.drop_path1(self.ls1(attn.proj(mixed)))
+        return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
 
 # %% ../nbs/04_vit.ipynb #satvit
 class SatViT(PositionedViT, Shared):
@@ -186,7 +188,7 @@ class SatViT(PositionedViT, Shared):
     def __init__(self, config:ViTConfig=ViTConfig(), normalisation:Normalisation=FMOW, **kw):
         shape = {k: v for k, v in asdict(config).items() if k not in ('gsd_token', 'pos_interp', 'gsd_log')}
         super().__init__(**{**shape, **dict(reg_tokens=int(config.gsd_token), num_classes=0, global_pool='token', dynamic_img_size=True,
-                         embed_layer=CheckedPatchEmbed, norm_layer=partial(nn.LayerNorm, eps=1e-6)), **kw})
+                         embed_layer=CheckedPatchEmbed, block_fn=SatBlock, norm_layer=partial(nn.LayerNorm, eps=1e-6)), **kw})
         self.config, self.normalisation = config, normalisation
         self.gsd_head = nn.Linear(config.embed_dim, 1) if config.gsd_token else None
         self.linear_head = self.classes = self.report = None             # filled by `load_satdino` where a checkpoint has them
@@ -204,7 +206,7 @@ class SatViT(PositionedViT, Shared):
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
         before = self.blocks[:-1]
         x = checkpoint_seq(before, x) if self.grad_checkpointing and self.training else before(x)
-        out = self.fc_norm(self.norm(first_tokens(self.blocks[-1], x, self.num_prefix_tokens)))
+        out = self.fc_norm(self.norm(self.blocks[-1](x, first=self.num_prefix_tokens)))
         return Tokens(out[:, 0], out[:, 1] if self.config.gsd_token else None, None, None)
 
     def metres(self, token:torch.Tensor) -> torch.Tensor:

@@ -81,3 +81,46 @@ def test_two_processes_stop_together_and_go_on_alone(single, tmp_path):
 def test_a_batch_that_cannot_be_divided(tmp_path):
     done = subprocess.run([*TORCHRUN, '-m', 'satdino_nb.pretrain', *OPTIONS, '--batch-size', '15', '--out', str(tmp_path/'run')], text=True, capture_output=True, env=ENV, timeout=120)
     assert done.returncode != 0 and '15 cannot be divided into 2 processes x 1 parts' in done.stderr and not (tmp_path/'run').exists()
+
+
+SHARDED = '''
+import sys, torch
+from accelerate import Accelerator
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from satdino_nb.data import FMOW, sample_tiles
+from satdino_nb.dino import param_groups
+from satdino_nb.pretrain import PretrainConfig, build, plain_backbone, schedules, train_step, view_batches
+from satdino_nb.views import view_preset
+from satdino_nb.vit import ViTConfig, save_satdino
+
+if __name__ == "__main__":
+    cpu, a = torch.device("cpu"), Accelerator(cpu=True)
+    c = PretrainConfig(steps=6, batch_size=16, workers=0, views=view_preset("tiny"), vit=ViTConfig(32, 8, 48, 2, 3), out_dim=64, hidden_dim=48, bottleneck_dim=16, drop_path=0.)
+    model = build(c, FMOW, cpu)
+    if a.num_processes > 1:
+        mesh = init_device_mesh("cpu", (a.num_processes,))
+        for network in (model.student, model.teacher):
+            for block in network.backbone.blocks: fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+    optimiser, s = torch.optim.AdamW(param_groups(model.student)), schedules(c)
+    for step, (_, parts) in enumerate(view_batches(sample_tiles(), c, cpu, 0, a.process_index, a.num_processes)):
+        losses, norm = train_step(model, optimiser, parts, s[step], c, a)
+        loss = a.reduce(losses.total, "mean").item()
+        if a.is_main_process: print("ROW", loss, norm.item(), flush=True)
+    teacher = plain_backbone(model.teacher.backbone)
+    if a.is_main_process: save_satdino(teacher, sys.argv[1])
+'''
+
+
+def test_sharded_parameters_are_the_same_run(tmp_path):
+    "The step on parameters in shards (FSDP2, torch's fully_shard) over two processes: losses, gradient norms and the teacher's weights as with one."
+    (tmp_path/'sharded.py').write_text(SHARDED)
+    found = []
+    for name, launcher in (('one', [sys.executable]), ('two', TORCHRUN)):
+        done = subprocess.run([*launcher, str(tmp_path/'sharded.py'), str(tmp_path/f'{name}.safetensors')], text=True, capture_output=True, env=ENV, timeout=120)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found.append([float(v) for line in done.stdout.splitlines() if line.startswith('ROW') for v in line.split()[1:]])
+    assert len(found[0]) == 12 and found[1] == pytest.approx(found[0], rel=1e-4)
+    one, two = (load_file(tmp_path/f'{name}.safetensors') for name in ('one', 'two'))
+    assert one.keys() == two.keys() and all(torch.allclose(one[k], two[k], atol=1e-4) for k in one)
