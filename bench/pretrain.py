@@ -8,6 +8,7 @@ The loops take turns within one run; of each turn the first steps are left out, 
 Medians over the turns are reported, with the ratio to the plain loop in fp32. `--out FILE` keeps the table as JSON.
 """
 import argparse
+import gc
 import json
 import platform
 import statistics
@@ -82,7 +83,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--vit', default='small'); p.add_argument('--batch', type=int, default=8)
     p.add_argument('--rounds', type=int, default=3); p.add_argument('--steps', type=int, default=2); p.add_argument('--workers', type=int, default=2)
-    p.add_argument('--loss', action='store_true'); p.add_argument('--out', type=Path)
+    p.add_argument('--compile', action='store_true', help='our loop compiled, too'); p.add_argument('--loss', action='store_true'); p.add_argument('--out', type=Path)
     a = p.parse_args()
     machine = dict(machine=platform.processor() or platform.machine(), threads=torch.get_num_threads(), torch=torch.__version__)
     if a.loss: result = [loss_alone(b, a.rounds) for b in (8, 32)]
@@ -93,9 +94,11 @@ def main():
             tiles = Tiles(paths*8, [0.5]*8*len(paths))
             loops = {'plain fp32': PlainLoop(paths, 0.5, c, cpu), 'ours fp32': OurLoop(tiles, c, cpu), 'plain bf16': PlainLoop(paths, 0.5, c, cpu, 'bf16'),
                      'ours bf16': OurLoop(tiles, replace(c, precision='bf16'), cpu)}
+            if a.compile: loops['ours bf16 compiled'] = OurLoop(tiles, replace(c, precision='bf16', compile=True), cpu)
             result = turns(loops, a.rounds, a.steps, skip=a.workers)
             print(f"ViT {a.vit}/16, batch {a.batch}, {a.workers} loading processes, {machine}\n")
             print_table(result, a.batch, 'plain fp32')
+            loops.clear(); gc.collect()                                     # ends their loading processes
     if a.out: a.out.write_text(json.dumps(dict(machine, vit=a.vit, batch=a.batch, result=result), indent=1))
 
 

@@ -26,6 +26,7 @@ import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -284,8 +285,12 @@ def view_source(c:PretrainConfig, device:torch.device) -> type[DeviceViews]:
     return HostViews if host else DeviceViews
 
 def one_thread(_) -> None:
-    "Let a loading process keep to one core, and leave it to the training process to heed signals."
-    for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)
+    "Let a loading process keep to one core, and leave it to the training process to heed signals: after SIGTERM, which schedulers send to all, it stays for a minute or until the next."
+    def stay(number, frame):
+        signal.signal(number, signal.SIG_DFL)
+        if hasattr(signal, 'alarm'): signal.alarm(60)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stay)
     torch.set_num_threads(1)
     if find_spec('cv2'):
         import cv2
@@ -487,7 +492,7 @@ class Checkpoints:
 
     def load(self, folder:Path) -> None:
         "Take up the state of the checkpoint in `folder`, on all processes."
-        if self.accelerator.is_main_process: [shutil.rmtree(p, ignore_errors=True) for p in self.folder.glob('*.part')]     # of a run that was killed
+        for left in self.folder.glob('*.part') if self.accelerator.is_main_process else (): shutil.rmtree(left, ignore_errors=True)     # by a run that was killed
         self.accelerator.load_state(folder)
         known = [(s['knn'], p.name) for p in self.all() if (s := json.loads((p/'state.json').read_text() if (p/'state.json').is_file() else '{}')).get('knn') is not None]
         self.best = max(known, default=None)
@@ -512,7 +517,7 @@ def log_row(step:int, losses:Losses, norm:torch.Tensor, now:Now, model:SatDINO, 
     entropy, kl = answers(losses.q)
     row = dict(loss=losses.total, dino=losses.dino, gsd=losses.gsd, gsd_mae=losses.gsd_mae, mean_mae=losses.mean_mae, teacher_entropy=entropy, teacher_kl=kl)
     means = accelerator.reduce(torch.stack([v.float() for v in row.values()]), 'mean').tolist()
-    features = accelerator.gather(losses.features.flatten(0, 1))
+    features = accelerator.gather(losses.features.flatten(0, 1)).cpu()
     row = dict(zip(row, means))
     row |= dict(kl_to_uniform=math.log(losses.q.shape[-1]) - row['teacher_entropy'], centre_norm=model.loss.centre.norm().item(),
                                        effective_rank=effective_rank(features).item(), feature_std=feature_std(features).item(), grad_norm=norm.item())
@@ -698,7 +703,8 @@ class Signals:
     def note(self, number, frame):
         if self.noted == number == signal.SIGINT: raise KeyboardInterrupt
         self.noted = number
-    def __exit__(self, *_): [signal.signal(s, handler) for s, handler in self.before.items()]
+    def __exit__(self, *_):
+        for s, handler in self.before.items(): signal.signal(s, handler)
     def heed(self, accelerator:Accelerator, due:bool) -> bool:
         "Whether to stop; several processes agree on it, when that is `due`."
         if accelerator.num_processes == 1: return self.noted is not None
@@ -738,6 +744,7 @@ def pretrain(config:PretrainConfig, tiles:Tiles|None=None, watch:Callable|None=N
         if found: checkpoints.load(found[0])
         accelerator.init_trackers('log')
         probe = KnnProbe(train, held, config.vit.img_size, config.knn_images) if config.knn_every else None
+        if probe and probe.parts is None: accelerator.print("not every image has a class, so kNN accuracy is left out")
         rows = _loop(model, optimiser, reading, config, accelerator, checkpoints, found[1]['done'] if found else 0, probe, watch)
     accelerator.end_training()
     return Run(config.out, config, fused_attention(plain_backbone(own.teacher.backbone).eval()), rows)
@@ -748,7 +755,7 @@ def _loop(model, optimiser, train, c, accelerator, checkpoints, start, probe, wa
     s, own, rows, log = schedules(c), accelerator.unwrap_model(model), read_rows(c.out/'metrics.jsonl'), RunLog(c, accelerator, watch)
     source = view_batches(train, c, accelerator.device, start, accelerator.process_index, accelerator.num_processes)
     bar = tqdm(range(start, c.steps), 'pretraining', c.steps, initial=start, **({} if accelerator.is_main_process else dict(disable=True)))
-    with Signals() as signals:
+    with Signals() as signals, closing(source):                          # closed, it ends its loading processes, also after an error
         for step in bar:
             paths, parts = log.waited(source)
             losses, norm = train_step(model, optimiser, parts, s[step], c, accelerator)
@@ -814,16 +821,15 @@ def end_by_signal(number:int|None, done:int, c:PretrainConfig) -> None:
     print(said, flush=True)
     raise SystemExit(0)
 
-class advice_on_memory:
+@contextmanager
+def advice_on_memory(c:PretrainConfig) -> Iterator[None]:
     "Turns running out of memory into a `MemoryError` that says which setting helps."
-    def __init__(self, c:PretrainConfig): self.c = c
-    def __enter__(self): return self
-    def __exit__(self, kind, error, trace):
-        if not (isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and 'allocate memory' in str(error))): return
-        c = self.c
+    try: yield
+    except RuntimeError as e:
+        if not (isinstance(e, torch.OutOfMemoryError) or 'allocate memory' in str(e)): raise
         raise MemoryError(f"out of memory. What helps, the cheapest first: work a batch in parts (--accumulate, now {c.accumulate}), 16-bit products (--precision bf16, now {c.precision}), "
                           f"--checkpoint-gradients (now {c.checkpoint_gradients}), fewer prototypes (--out-dim, now {c.out_dim}), a smaller batch (--batch-size, now {c.batch_size}). "
-                          f"--dry-run 3 measures what a setting needs. ({str(error).splitlines()[0]})") from error
+                          f"--dry-run 3 measures what a setting needs. ({str(e).splitlines()[0]})") from e
 
 # %% ../nbs/06_pretrain.ipynb #dry-run
 @dataclass
@@ -875,6 +881,7 @@ def dry_run(config:PretrainConfig, tiles:Tiles|None=None, steps:int=5) -> DryRun
             wait += time.perf_counter() - before
             train_step(model, optimiser, parts, s[min(step, c.steps - 1)], c, accelerator)[1].item()      # waits for the device
     took = time.perf_counter() - start
+    source.close()
     return DryRun(len(train), sum(p.numel() for p in own.student.parameters()), c, took/steps, peak_memory(device), device.type, wait/took)
 
 # %% ../nbs/06_pretrain.ipynb #main
@@ -887,6 +894,7 @@ def main(args:Sequence[str]|None=None) -> None:
     given, _ = first.parse_known_args(args)
     try: base = read_config(given.settings) if given.settings else pretrain_preset(given.preset or 'laptop', **({} if given.preset else dict(knn_every=0)))
     except (ValueError, OSError) as e: sys.exit(f"error: {e}")
+    if any(a.split('=')[0] == '--steps' for a in (sys.argv[1:] if args is None else args)): base = replace(base, epochs=None)    # steps are meant, not the preset's epochs
 
     def command(config:Annotated[PretrainConfig, tyro.conf.arg(name='')]=base, preset:str|None=None, settings:Path|None=None, dry_run:int=0) -> tuple:
         """Pretrain a SatDINO backbone on a folder of tiles.

@@ -29,9 +29,9 @@ def first(tmp_path): return load_file(newest_checkpoint(tmp_path/'run'/'checkpoi
 @pytest.mark.parametrize('changes', [
     dict(gamma=0.), dict(gamma=0., vit=replace(VIT, gsd_token=False)), dict(vit=replace(VIT, gsd_log=True)), dict(train_gsd_head=False), dict(shuffle_gsd=True),
     dict(centring='sinkhorn'), dict(precision='bf16'), dict(checkpoint_gradients=True), dict(clip_grad=0.), dict(clip_mode='per_tensor', clip_grad=1.),
-    dict(accumulate=2, batch_size=12), dict(freeze_last_layer=1.), dict(epochs=0.5), dict(lr=None, momentum=None, out_dim=None),
+    dict(accumulate=2, batch_size=12), dict(freeze_last_layer=1.), dict(epochs=0.5), dict(views=view_preset('tiny', n_local=0)), dict(lr=None, momentum=None, out_dim=None),
     *(dict(gamma_schedule=kind) for kind in ('linear', 'cosine', 'warmup')),
-], ids=lambda c: ' '.join(f'{k}={v}' for k, v in c.items() if k != 'vit') + (' log' if 'vit' in c and c['vit'].gsd_log else ''))
+], ids=lambda c: ' '.join(f'{k}={v}' for k, v in c.items() if k not in ('vit', 'views')) + (' log' if 'vit' in c and c['vit'].gsd_log else ''))
 def test_every_setting_trains_and_is_read_back(tmp_path, changes):
     run = trained(tmp_path, **changes)
     again = load_run(run.out)

@@ -169,3 +169,23 @@ def test_other_images_are_another_run(start, unbroken, tmp_path):
     done = subprocess.run([sys.executable, '-m', 'satdino_nb.pretrain', *OPTIONS, '--data', str(samples_dir()/'scenes'/'forest'), '--held-out', '0', '--steps', '60', '--out', copy, '--resume'],
                           text=True, capture_output=True)
     assert done.returncode != 0 and 'images: ' in done.stderr and 'held_out: 0.5 -> 0.0' in done.stderr and '--allow-changes' in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize('how', ['error', 'SIGTERM to all', 'SIGINT to all'])
+def test_loading_processes_end_with_the_run(tmp_path, how):
+    "After an error in the loop, and after a signal that reaches the loading processes too, as schedulers and terminals send it."
+    out = tmp_path/'run'
+    options = [*OPTIONS, '--workers', '2', '--steps', '100000', '--save-every', '100000', '--log-every', '1', '--out', str(out)]
+    if how == 'error': options += ['--lr', '1e30']
+    process = subprocess.Popen([sys.executable, '-m', 'satdino_nb.pretrain', *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+    try:
+        while how != 'error' and process.poll() is None and not ((out/'metrics.jsonl').exists() and (out/'metrics.jsonl').read_text().count('\n') >= 3): time.sleep(0.05)
+        if how != 'error': os.killpg(process.pid, signal.SIGTERM if 'TERM' in how else signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        try: os.killpg(process.pid, signal.SIGKILL); left = True
+        except ProcessLookupError: left = False
+    assert not left and 'Traceback' not in said, said[-3000:]
+    assert process.returncode == (0 if 'TERM' in how else 1) and ('loss is' in said if how == 'error' else 'stopped after' in said)
+    if how != 'error': assert newest_checkpoint(out/'checkpoints')[1]['done'] >= 3
