@@ -7,11 +7,11 @@ __all__ = ['PRESETS', 'FREE', 'PANELS', 'LABELS', 'STYLES', 'PretrainConfig', 'n
            'check_config', 'pick_device', 'save_config', 'write_whole', 'read_config', 'differences', 'run_tiles',
            'for_reading', 'batches', 'fingerprint', 'DeviceViews', 'HostViews', 'TemporalViews', 'view_source',
            'one_thread', 'view_batches', 'Now', 'Schedules', 'schedules', 'build', 'fused_attention',
-           'initial_backbone', 'load_all', 'make_optimiser', 'whole', 'plain_backbone', 'clip_gradients', 'train_step',
-           'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'diagnose', 'minor_findings',
-           'health_figure', 'plot_run', 'LivePanel', 'knn_predict', 'KnnProbe', 'Run', 'read_rows', 'load_run',
-           'start_accelerator', 'on_main', 'set_aside', 'Signals', 'pretrain', 'DryRun', 'peak_memory', 'dry_run',
-           'main', 'run_command']
+           'initial_backbone', 'load_all', 'make_optimiser', 'unsharded', 'plain_backbone', 'clip_gradients',
+           'train_step', 'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'diagnose',
+           'minor_findings', 'health_figure', 'plot_run', 'LivePanel', 'knn_predict', 'KnnProbe', 'Run', 'read_rows',
+           'load_run', 'start_accelerator', 'on_main', 'set_aside', 'Signals', 'pretrain', 'DryRun', 'peak_memory',
+           'dry_run', 'main', 'run_command']
 
 # %% ../nbs/06_pretrain.ipynb #imports
 import difflib
@@ -126,6 +126,7 @@ def nearest(word:str, known:Sequence[str]) -> str:
     close = difflib.get_close_matches(word, list(known), 3, 0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
 
+# %% ../nbs/06_pretrain.ipynb #pretrain-preset
 def pretrain_preset(name:str='laptop', **changes) -> PretrainConfig:
     "'laptop' (the defaults), 'small-images' (64 px tiles, on a GPU or with patience) or 'paper-s16' (the paper's ViT-S/16), with `changes`."
     if name not in PRESETS: raise ValueError(f"no preset {name!r}; {nearest(name, PRESETS)}")
@@ -166,6 +167,7 @@ def check_config(c:PretrainConfig) -> None:
         if wanted and not find_spec(module): raise ValueError(f"{what} needs {module}: pip install 'satdino_nb[{extra}]'")
     if c.track == 'wandb' and not find_spec('wandb'): raise ValueError("track wandb needs wandb: pip install wandb")
 
+# %% ../nbs/06_pretrain.ipynb #pick-device
 def pick_device(name:str='auto') -> torch.device:
     "The device called `name`; 'auto' takes CUDA, then MPS, then the CPU."
     if name != 'auto': return torch.device(name)
@@ -176,12 +178,14 @@ def save_config(config:PretrainConfig, path) -> None:
     "Write `config` as JSON."
     write_whole(Path(path), json.dumps(asdict(config), indent=1, default=str))
 
+# %% ../nbs/06_pretrain.ipynb #write-whole
 def write_whole(path:Path, text:str) -> None:
     "Write a text file by way of a temporary one, so that it is never seen half written."
     part = path.with_name(path.name + '.part')
     part.write_text(text)
     part.replace(path)
 
+# %% ../nbs/06_pretrain.ipynb #read-config
 def read_config(path) -> PretrainConfig:
     "The `PretrainConfig` saved at `path`; `ValueError` for settings that it does not have."
     def build(cls, values):
@@ -222,6 +226,7 @@ def run_tiles(config:PretrainConfig, tiles:Tiles|None=None) -> tuple[Tiles, Tile
         raise ValueError(f"{len(train)} training images are fewer than a batch of {config.batch_size}; lower batch_size (--batch-size)")
     return train, held
 
+# %% ../nbs/06_pretrain.ipynb #for-reading
 def for_reading(train:Tiles, c:PretrainConfig) -> Tiles:
     "The training tiles as the run reads them: decoded once into `c.cache`, or else JPEGs at a reduced scale where every view shrinks even so; GSDs shuffled if `c` says so."
     gsds = list(np.random.default_rng(c.seed).permutation(np.array(train.gsds, dtype=float))) if c.shuffle_gsd else train.gsds
@@ -264,6 +269,7 @@ class HostViews(DeviceViews):
         paths, views = batch
         return paths, [replace(v, images=v.images.to(device)) for v in views]
 
+# %% ../nbs/06_pretrain.ipynb #temporal-views
 class TemporalViews(DeviceViews):
     "As `DeviceViews`, but each global view is of another date of the same place (of the same picture, where there is none)."
     def __init__(self, tiles, views, seed): super().__init__(tiles, views, seed); self.groups = same_place(tiles)
@@ -296,6 +302,7 @@ def one_thread(_) -> None:
         import cv2
         cv2.setNumThreads(0)
 
+# %% ../nbs/06_pretrain.ipynb #view-batches
 def view_batches(train:Tiles, c:PretrainConfig, device:torch.device, start:int=0, process:int=0, processes:int=1) -> Iterator[tuple[list, list]]:
     "For each step from `start` on, the paths and views on `device` of this process's share: one list of `Views` for each of `c.accumulate` parts."
     order = lambda: batches(len(train), c.batch_size, c.steps, c.seed, start)
@@ -331,6 +338,7 @@ class Schedules:
 
     def __getitem__(self, step:int) -> Now: return Now(*(v[step].item() for v in vars(self).values()))
 
+# %% ../nbs/06_pretrain.ipynb #make-schedules
 def schedules(c:PretrainConfig) -> Schedules:
     "The schedules of a run."
     return Schedules(cosine_schedule(c.lr, c.final_lr, 1, c.steps, c.warmup), cosine_schedule(*c.weight_decay, 1, c.steps),
@@ -355,6 +363,7 @@ def fused_attention(backbone:SatViT, on:bool=True) -> SatViT:
     for block in backbone.blocks: block.attn.fused_attn = on
     return backbone
 
+# %% ../nbs/06_pretrain.ipynb #initial-backbone
 def initial_backbone(c:PretrainConfig) -> SatViT:
     "The backbone of `c.init` at the size of `c.vit`, with its own normalisation; `ValueError` if it has another shape."
     found = load_satdino(c.init, img_size=c.vit.img_size, drop_path_rate=c.drop_path, verbose=False)
@@ -381,23 +390,25 @@ def make_optimiser(model:SatDINO, device:torch.device) -> torch.optim.Optimizer:
     "AdamW for the student; learning rate and weight decay are set at each step."
     return torch.optim.AdamW(param_groups(model.student), fused=device.type in ('cpu', 'cuda'))
 
-def whole(x:torch.Tensor) -> torch.Tensor:
+# %% ../nbs/06_pretrain.ipynb #unsharded
+def unsharded(x:torch.Tensor) -> torch.Tensor:
     "`x` itself, or put together where FSDP keeps it in shards, on all processes."
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 def plain_backbone(backbone:SatViT) -> SatViT:
     "`backbone` itself, or a copy with whole weights where FSDP keeps them in shards; on all processes."
     if not any(isinstance(p, DTensor) for p in backbone.parameters()): return backbone
-    copy, state = SatViT(backbone.config, backbone.normalisation), {k: whole(v) for k, v in backbone.state_dict().items()}
+    copy, state = SatViT(backbone.config, backbone.normalisation), {k: unsharded(v) for k, v in backbone.state_dict().items()}
     if backbone.gsd_head is None: copy.gsd_head = None
     copy.load_state_dict(state)
     return copy.to(next(iter(state.values())).device).eval()
 
+# %% ../nbs/06_pretrain.ipynb #clip-gradients
 def clip_gradients(parameters:Sequence[nn.Parameter], largest:float, mode:str='norm') -> torch.Tensor:
     "Norm of all gradients before they are clipped to `largest` (0: not at all), together ('norm') or each tensor for itself ('per_tensor', released code)."
     parameters = [p for p in parameters if p.grad is not None]
     grads = [p.grad for p in parameters]
-    total = whole(nn.utils.get_total_norm(grads))
+    total = unsharded(nn.utils.get_total_norm(grads))
     if largest and mode == 'norm': nn.utils.clip_grads_with_norm_(parameters, largest, total)
     if largest and mode == 'per_tensor':
         torch._foreach_mul_(grads, [(largest/(n + 1e-6)).clamp(max=1) for n in torch._foreach_norm(grads)])
@@ -423,6 +434,7 @@ def train_step(model:nn.Module, optimiser, parts:Sequence[list], now:Now, c:Pret
     own.update_teacher(now.momentum)
     return mean_losses(losses), norm
 
+# %% ../nbs/06_pretrain.ipynb #mean-losses
 def mean_losses(losses:Sequence[Losses]) -> Losses:
     "Losses of a batch from those of its parts, without gradient; answers and features of the last part."
     mean = lambda name: torch.stack([getattr(l, name).detach() for l in losses]).mean()
@@ -440,10 +452,15 @@ def file_sums(folder:Path) -> dict[str, list[int]]:
         sums[path.relative_to(folder).as_posix()] = [path.stat().st_size, crc]
     return sums
 
+def read_state(folder:Path) -> dict:
+    "What the checkpoint in `folder` says of itself, empty if that cannot be read."
+    try: return json.loads((folder/'state.json').read_text())
+    except (OSError, ValueError): return {}
+
 def checkpoint_state(folder:Path) -> dict|None:
     "What the checkpoint in `folder` says of itself, or None (with a warning) if it is not whole."
     try:
-        state = json.loads((folder/'state.json').read_text())
+        state = read_state(folder)
         if file_sums(folder) != state['files']: raise ValueError("its files are not as they were written")
         return state
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -477,7 +494,8 @@ class Checkpoints:
             if a.is_main_process: self.finish(part, final, dict(done=done, knn=knn, processes=a.num_processes, data=self.data))
         except (OSError, RuntimeError, SafetensorError) as e:
             shutil.rmtree(part, ignore_errors=True)
-            raise OSError(f"{final}: could not write this checkpoint ({e}); is the disk full? Whole ones before it: {', '.join(p.name for p in self.all()) or 'none'}") from e
+            left = ', '.join(p.name for p in self.all()) or 'none'
+            raise OSError(f"{final}: could not write this checkpoint ({e}); is the disk full? Whole ones before it: {left}") from e
         a.wait_for_everyone()
 
     def finish(self, part:Path, final:Path, state:dict) -> None:
@@ -494,8 +512,8 @@ class Checkpoints:
         "Take up the state of the checkpoint in `folder`, on all processes."
         for left in self.folder.glob('*.part') if self.accelerator.is_main_process else (): shutil.rmtree(left, ignore_errors=True)     # by a run that was killed
         self.accelerator.load_state(folder)
-        known = [(s['knn'], p.name) for p in self.all() if (s := json.loads((p/'state.json').read_text() if (p/'state.json').is_file() else '{}')).get('knn') is not None]
-        self.best = max(known, default=None)
+        known = [(s['knn'], p.name) for p in self.all() if (s := read_state(p)).get('knn') is not None]
+        self.best = max(known, key=lambda b: b[0], default=None)                       # the first of the best
 
 # %% ../nbs/06_pretrain.ipynb #resume
 def find_resume(c:PretrainConfig, data:str, processes:int) -> tuple[Path, dict]|None:
@@ -533,6 +551,7 @@ def lasting(rows:Sequence[dict], test:Callable, least:int=3) -> int|None:
         held += 1
     return rows[-held]['step'] if held >= least else None
 
+# %% ../nbs/06_pretrain.ipynb #diagnose-words
 def diagnose(rows:Sequence[dict], c:PretrainConfig) -> list[str]:
     "What the logged `rows` of a run say, in plain language: findings, the gravest first; empty if nothing stands out."
     if not rows: return []
@@ -549,6 +568,7 @@ def diagnose(rows:Sequence[dict], c:PretrainConfig) -> list[str]:
                      f"{last['feature_std']:.3f} of 1). Lower lr (now {c.lr:g}) or weight_decay, or give the run a longer warmup.")
     return found or minor_findings(rows, c)
 
+# %% ../nbs/06_pretrain.ipynb #minor-findings
 def minor_findings(rows:Sequence[dict], c:PretrainConfig) -> list[str]:
     "Findings about a run that has not collapsed."
     found, recent, last = [], rows[-10:], rows[-1]
@@ -572,6 +592,7 @@ PANELS = {'losses (nats)': ('dino', 'loss'), 'teacher (nats)': ('teacher_entropy
 LABELS = dict(dino='DINO', loss='with GSD', teacher_entropy='entropy of an answer', teacher_kl='KL from the mean answer', kl_to_uniform='KL from uniform', gsd_mae='model',
               mean_mae='always the mean', grad_norm='gradient', centre_norm='centre', lr='learning rate', weight_decay='weight decay', teacher_temp='teacher temperature')
 
+# %% ../nbs/06_pretrain.ipynb #health-figure
 STYLES = (('-', '#0072B2'), ('--', '#D55E00'), (':', '#009E73'), ('-.', '#CC79A7'))       # Okabe and Ito's colours
 
 def health_figure(rows:Sequence[dict], c:PretrainConfig):
@@ -594,6 +615,7 @@ def plot_run(run):
     "The health panel of a finished `Run`."
     return health_figure(run.metrics, run.config)
 
+# %% ../nbs/06_pretrain.ipynb #live-panel
 class LivePanel:
     "The health panel of a run under way, one figure that updates in place: `pretrain(config, tiles, watch=LivePanel())`; redrawn every `seconds`, and at the end."
     def __init__(self, seconds:float=2.0): self.seconds, self.drawn, self.handle = seconds, time.monotonic(), None
@@ -658,6 +680,7 @@ def read_rows(path, before:float=math.inf) -> list[dict]:
         if row['step'] < before: rows.append(row)
     return rows
 
+# %% ../nbs/06_pretrain.ipynb #load-run
 def load_run(out) -> Run:
     "Read back a run folder."
     out = Path(out)
@@ -674,6 +697,7 @@ def start_accelerator(c:PretrainConfig) -> Accelerator:
         raise ValueError(f"a batch of {c.batch_size} cannot be divided into {a.num_processes} processes x {c.accumulate} parts; choose another batch_size or accumulate")
     return a
 
+# %% ../nbs/06_pretrain.ipynb #on-main
 def on_main(accelerator:Accelerator, work:Callable):
     "What `work()` gives, done by the main process alone and handed to all; an error there is an error everywhere."
     if accelerator.num_processes == 1: return work()
@@ -694,6 +718,7 @@ def set_aside(out:Path) -> None:
     out.rename(old)
     print(f"{out} was there already; it is now {old}")
 
+# %% ../nbs/06_pretrain.ipynb #signals
 class Signals:
     "Notes SIGTERM and the first Ctrl-C while it is entered (in the main thread), for the loop to heed; a second Ctrl-C interrupts at once."
     def __enter__(self):
@@ -742,7 +767,7 @@ def pretrain(config:PretrainConfig, tiles:Tiles|None=None, watch:Callable|None=N
         checkpoints = Checkpoints(accelerator, config.out/'checkpoints', config.keep, data)
         torch.manual_seed(config.seed + accelerator.process_index)           # drop path differs between processes
         if found: checkpoints.load(found[0])
-        accelerator.init_trackers('log')
+        accelerator.init_trackers('log', init_kwargs=dict(wandb=dict(dir=str(config.out))))
         probe = KnnProbe(train, held, config.vit.img_size, config.knn_images) if config.knn_every else None
         if probe and probe.parts is None: accelerator.print("not every image has a class, so kNN accuracy is left out")
         rows = _loop(model, optimiser, reading, config, accelerator, checkpoints, found[1]['done'] if found else 0, probe, watch)
@@ -852,6 +877,7 @@ class DryRun:
                           f"an epoch {span(per_epoch*self.step_time)}, the whole run {span(c.steps*self.step_time)}",
                           f"peak memory {self.peak/2**30:.2f} GiB"])
 
+# %% ../nbs/06_pretrain.ipynb #peak-memory
 def peak_memory(device:torch.device) -> int:
     "Most bytes in use so far: allocated on a GPU; resident of this process on a CPU."
     if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)
@@ -907,6 +933,7 @@ def main(args:Sequence[str]|None=None) -> None:
         return config, dry_run
     run_command(*tyro.cli(command, args=args, prog='python -m satdino_nb.pretrain'))
 
+# %% ../nbs/06_pretrain.ipynb #run-command
 def run_command(config:PretrainConfig, dry:int) -> None:
     "Run a parsed command line; errors become messages."
     try:
