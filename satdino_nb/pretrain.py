@@ -8,7 +8,7 @@ __all__ = ['PRESETS', 'FREE', 'PANELS', 'LABELS', 'STYLES', 'PretrainConfig', 'n
            'for_reading', 'batches', 'fingerprint', 'DeviceViews', 'HostViews', 'TemporalViews', 'view_source',
            'one_thread', 'view_batches', 'Now', 'Schedules', 'schedules', 'build', 'fused_attention',
            'initial_backbone', 'load_all', 'make_optimiser', 'unsharded', 'plain_backbone', 'clip_gradients',
-           'train_step', 'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'diagnose',
+           'train_step', 'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'below', 'diagnose',
            'minor_findings', 'health_figure', 'plot_run', 'LivePanel', 'knn_predict', 'KnnProbe', 'Run', 'read_rows',
            'load_run', 'start_accelerator', 'on_main', 'set_aside', 'Signals', 'pretrain', 'DryRun', 'peak_memory',
            'dry_run', 'main', 'run_command']
@@ -441,14 +441,14 @@ def mean_losses(losses:Sequence[Losses]) -> Losses:
     return Losses(*(mean(n) for n in ('total', 'dino', 'gsd', 'gsd_mae', 'mean_mae')), losses[-1].q, losses[-1].features)
 
 # %% ../nbs/06_pretrain.ipynb #file-sums
-def file_sums(folder:Path) -> dict[str, list[int]]:
-    "Size and CRC-32 of every file in `folder` but `state.json`, pressed to disk."
+def file_sums(folder:Path, sync:bool=False) -> dict[str, list[int]]:
+    "Size and CRC-32 of every file in `folder` but `state.json`; with `sync` each is on disk afterwards."
     sums = {}
     for path in sorted(p for p in folder.rglob('*') if p.is_file() and p.name != 'state.json'):
         crc = 0
-        with path.open('rb') as f:
+        with path.open('rb+' if sync else 'rb') as f:
             while block := f.read(1 << 22): crc = zlib.crc32(block, crc)
-            os.fsync(f.fileno())
+            if sync: os.fsync(f.fileno())
         sums[path.relative_to(folder).as_posix()] = [path.stat().st_size, crc]
     return sums
 
@@ -500,7 +500,7 @@ class Checkpoints:
 
     def finish(self, part:Path, final:Path, state:dict) -> None:
         "Give a checkpoint its name when it is on disk, and remove those no longer kept."
-        (part/'state.json').write_text(json.dumps({**state, 'files': file_sums(part)}))
+        (part/'state.json').write_text(json.dumps({**state, 'files': file_sums(part, sync=True)}))
         shutil.rmtree(final, ignore_errors=True)                                       # one written again, after a fall back to an earlier
         part.rename(final)
         for old in self.all()[:-self.keep]:
@@ -538,7 +538,7 @@ def log_row(step:int, losses:Losses, norm:torch.Tensor, now:Now, model:SatDINO, 
     features = accelerator.gather(losses.features.flatten(0, 1)).cpu()
     row = dict(zip(row, means))
     row |= dict(kl_to_uniform=math.log(losses.q.shape[-1]) - row['teacher_entropy'], centre_norm=model.loss.centre.norm().item(),
-                                       effective_rank=effective_rank(features).item(), feature_std=feature_std(features).item(), grad_norm=norm.item())
+                effective_rank=effective_rank(features).item(), feature_std=feature_std(features).item(), grad_norm=norm.item())
     numbers = {k: v if math.isfinite(v) else None for k, v in row.items()}
     return dict(step=step, **numbers, lr=now.lr, weight_decay=now.weight_decay, momentum=now.momentum, teacher_temp=now.teacher_temp, gamma=now.gamma)
 
@@ -551,19 +551,23 @@ def lasting(rows:Sequence[dict], test:Callable, least:int=3) -> int|None:
         held += 1
     return rows[-held]['step'] if held >= least else None
 
+def below(row:dict, name:str, limit:float) -> bool:
+    "Whether a number of a row is defined and below `limit`."
+    return row[name] is not None and row[name] < limit
+
 # %% ../nbs/06_pretrain.ipynb #diagnose-words
 def diagnose(rows:Sequence[dict], c:PretrainConfig) -> list[str]:
     "What the logged `rows` of a run say, in plain language: findings, the gravest first; empty if nothing stands out."
     if not rows: return []
     last, most = rows[-1], math.log(min(c.out_dim, c.batch_size//c.accumulate*c.views.n_global))          # nats that answers can differ by
     found, ln_k = [], math.log(c.out_dim)
-    if (s := lasting(rows, lambda r: r['kl_to_uniform'] < 0.03*ln_k)) is not None:
+    if (s := lasting(rows, lambda r: below(r, 'kl_to_uniform', 0.03*ln_k))) is not None:
         found.append(f"Collapsed to uniform since step {s}: the teacher answers every image evenly (entropy {last['teacher_entropy']:.2f} of at most {ln_k:.2f}), so there is "
                      f"nothing to learn. Lower teacher_temp (now {last['teacher_temp']:.3f}) or warm it up more slowly; lower lr. See lesson 05, two ways to collapse.")
-    elif (s := lasting(rows, lambda r: r['teacher_kl'] < 0.03*most)) is not None:
+    elif (s := lasting(rows, lambda r: below(r, 'teacher_kl', 0.03*most))) is not None:
         found.append(f"Collapsed to one answer since step {s}: the teacher answers the same for every image (KL {last['teacher_kl']:.3f} of at most {most:.2f}). The centre does not keep "
                      f"up: lower centre_momentum (now {c.centre_momentum:g}), raise teacher_temp (now {last['teacher_temp']:.3f}), lower lr (now {c.lr:g}), or take centring sinkhorn. See lesson 05.")
-    if (s := lasting(rows, lambda r: r['feature_std'] < 0.05 or r['effective_rank'] < 1.5)) is not None:
+    if (s := lasting(rows, lambda r: below(r, 'feature_std', 0.05) or below(r, 'effective_rank', 1.5))) is not None:
         found.append(f"Features collapsed since step {s}: those of different images are nearly one (effective rank {last['effective_rank']:.1f}, standard deviation "
                      f"{last['feature_std']:.3f} of 1). Lower lr (now {c.lr:g}) or weight_decay, or give the run a longer warmup.")
     return found or minor_findings(rows, c)
@@ -572,7 +576,7 @@ def diagnose(rows:Sequence[dict], c:PretrainConfig) -> list[str]:
 def minor_findings(rows:Sequence[dict], c:PretrainConfig) -> list[str]:
     "Findings about a run that has not collapsed."
     found, recent, last = [], rows[-10:], rows[-1]
-    if lasting(rows, lambda r: not r['grad_norm']) is not None:
+    if lasting(rows, lambda r: r['grad_norm'] == 0) is not None:
         found.append("The gradient is zero: nothing is learned any more. Look for a learning rate or a loss weight of 0.")
     late = [r for r in recent if r['step'] >= c.steps/2]
     if c.gamma and not c.shuffle_gsd and len(late) >= 3 and np.mean([r['gsd_mae'] for r in late]) >= np.mean([r['mean_mae'] for r in late]):
@@ -754,7 +758,8 @@ def prepare(c:PretrainConfig, tiles:Tiles|None, processes:int) -> tuple:
 
 # %% ../nbs/06_pretrain.ipynb #pretrain
 def pretrain(config:PretrainConfig, tiles:Tiles|None=None, watch:Callable|None=None) -> Run:
-    "Train by `config` on `tiles` (or `config.data`); leaves weights, configuration, metrics and checkpoints in `config.out`. `watch(rows, config)` is called at each logged row."
+    """Train by `config` on `tiles` (or `config.data`); leaves weights, configuration, metrics and checkpoints in `config.out`. `watch(rows, config)` is called at each
+    logged row. `ValueError` or `OSError` for what cannot work, before anything is written; `FloatingPointError` for a loss that is no number, `MemoryError`."""
     check_config(config)
     accelerator = start_accelerator(config)
     train, held, reading, config, statistics, data, found = on_main(accelerator, lambda: prepare(config, tiles, accelerator.num_processes))
@@ -822,10 +827,12 @@ class RunLog:
         recent, self.recent = self.recent, []
         if all(fine): return
         step, paths, loss, norm = recent[fine.index(False)]
+        listed = self.c.out/f'bad_batch_{self.accelerator.process_index}.txt'
+        listed.write_text('\n'.join(paths) + '\n')
         saved = sorted((self.c.out/'checkpoints').glob('step-*[0-9]'))
         raise FloatingPointError('\n'.join([
             f"the loss is {loss.item():g} and its gradient {norm.item():g} at step {step}; lower lr (--lr, now {self.c.lr:g}) or give it a longer warmup. "
-            f"Images of that batch: {', '.join(paths[:8])}{', ...' if len(paths) > 8 else ''}", f"Last good checkpoint: {saved[-1] if saved else 'none yet'}", *diagnose(rows, self.c)]))
+            f"Images of that batch: {', '.join(paths[:4])}{', ...' if len(paths) > 4 else ''}; all of them in {listed}", f"Last good checkpoint: {saved[-1] if saved else 'none yet'}", *diagnose(rows, self.c)]))
 
     def write(self, rows, row, knn) -> None:
         "Add a row, with times and kNN accuracy, to the log."

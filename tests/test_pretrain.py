@@ -144,7 +144,10 @@ def test_a_poisoned_batch_is_named(tmp_path):
     tiles.gsds = list(tiles.gsds)
     tiles.gsds[7] = 1e30
     with pytest.raises(FloatingPointError) as error: trained(tmp_path, tiles, steps=6, held_out=0., save_every=1, log_every=100)
-    assert tiles.paths[7].rsplit('/', 1)[1] in str(error.value) and 'at step' in str(error.value)
+    step = int(str(error.value).split('at step ')[1].split(';')[0])
+    listed = (tmp_path/'run'/'bad_batch_0.txt').read_text().splitlines()
+    assert tiles.paths[7] in listed and len(listed) == 16 and listed[0] in str(error.value) and 'bad_batch_0.txt' in str(error.value)
+    assert newest_checkpoint(tmp_path/'run'/'checkpoints')[1]['done'] == step if step else 'none yet' in str(error.value)
 
 
 def cli(*args): return subprocess.run([sys.executable, '-m', 'satdino_nb.pretrain', *map(str, args)], text=True, capture_output=True, timeout=300)
