@@ -4,12 +4,11 @@ from dataclasses import replace
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from plain import Clock
+from torch.utils.data import DataLoader
 
 from satdino_nb.data import FMOW, Tiles
-from satdino_nb.pretrain import build, make_optimiser, schedules, train_step, view_source
 from satdino_nb.pretrain import batches as batch_order
-from satdino_nb.pretrain import one_thread
-from torch.utils.data import DataLoader
+from satdino_nb.pretrain import one_thread, schedules, set_up, train_step, view_source
 
 
 class OurLoop:
@@ -18,10 +17,7 @@ class OurLoop:
         self.c, self.device, self.clock, self.timed = replace(c, steps=10**6), device, Clock(device), timed
         AcceleratorState._reset_state(True)
         self.accelerator = Accelerator(cpu=device.type == 'cpu', mixed_precision=c.precision.replace('fp32', 'no'))
-        self.own = build(c, FMOW, device).to(device)
-        if c.compile: self.own.student.compile(); self.own.teacher.compile()
-        optimiser = make_optimiser(self.own, device)
-        self.model, self.optimiser = self.accelerator.prepare(self.own, optimiser)
+        self.own, self.model, self.optimiser = set_up(c, FMOW, self.accelerator)
         if timed: self.put_clock()
         self.now = schedules(replace(c, steps=1000))[500]
         self.source = view_source(c, device)(tiles, c.views, 0)

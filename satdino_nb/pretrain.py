@@ -10,8 +10,8 @@ __all__ = ['PRESETS', 'FREE', 'PANELS', 'LABELS', 'STYLES', 'PretrainConfig', 'n
            'initial_backbone', 'load_all', 'make_optimiser', 'unsharded', 'plain_backbone', 'clip_gradients',
            'train_step', 'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'below', 'diagnose',
            'minor_findings', 'health_figure', 'plot_run', 'LivePanel', 'knn_predict', 'KnnProbe', 'Run', 'read_rows',
-           'load_run', 'start_accelerator', 'on_main', 'set_aside', 'Signals', 'pretrain', 'DryRun', 'peak_memory',
-           'dry_run', 'main', 'run_command']
+           'load_run', 'start_accelerator', 'on_main', 'set_aside', 'Signals', 'set_up', 'pretrain', 'DryRun',
+           'peak_memory', 'dry_run', 'main', 'run_command']
 
 # %% ../nbs/06_pretrain.ipynb #imports
 import difflib
@@ -740,6 +740,13 @@ class Signals:
         if self.noted: accelerator.set_trigger()
         return due and accelerator.check_trigger()
 
+# %% ../nbs/06_pretrain.ipynb #set-up
+def set_up(c:PretrainConfig, statistics:Normalisation, accelerator:Accelerator) -> tuple[SatDINO, nn.Module, torch.optim.Optimizer]:
+    "The model of a run on its device, the same prepared by accelerate, and its optimiser."
+    own = build(c, statistics, accelerator.device).to(accelerator.device)
+    if c.compile: own.student.compile(); own.teacher.compile()
+    return own, *accelerator.prepare(own, make_optimiser(own, accelerator.device))
+
 # %% ../nbs/06_pretrain.ipynb #prepare
 def prepare(c:PretrainConfig, tiles:Tiles|None, processes:int) -> tuple:
     "Train and held-out tiles, settled configuration, channel statistics, fingerprint and checkpoint to go on from: everything that can fail before a run begins."
@@ -763,12 +770,8 @@ def pretrain(config:PretrainConfig, tiles:Tiles|None=None, watch:Callable|None=N
     check_config(config)
     accelerator = start_accelerator(config)
     train, held, reading, config, statistics, data, found = on_main(accelerator, lambda: prepare(config, tiles, accelerator.num_processes))
-    device = accelerator.device
     with advice_on_memory(config):
-        model = build(config, statistics, device)
-        own, optimiser = model, make_optimiser(model.to(device), device)
-        if config.compile: own.student.compile(); own.teacher.compile()
-        model, optimiser = accelerator.prepare(model, optimiser)
+        own, model, optimiser = set_up(config, statistics, accelerator)
         checkpoints = Checkpoints(accelerator, config.out/'checkpoints', config.keep, data)
         torch.manual_seed(config.seed + accelerator.process_index)           # drop path differs between processes
         if found: checkpoints.load(found[0])
@@ -901,10 +904,7 @@ def dry_run(config:PretrainConfig, tiles:Tiles|None=None, steps:int=5) -> DryRun
     train, _ = run_tiles(config, tiles)
     c, device = settled(config, len(train)), accelerator.device
     with advice_on_memory(c):
-        model = build(c, channel_stats(train), device)
-        own, optimiser = model, make_optimiser(model.to(device), device)
-        if c.compile: own.student.compile(); own.teacher.compile()
-        model, optimiser = accelerator.prepare(model, optimiser)
+        own, model, optimiser = set_up(c, channel_stats(train), accelerator)
         s, wait, start = schedules(c), 0.0, 0.0
         source = view_batches(for_reading(train, c), replace(c, steps=steps + 2), device, 0, accelerator.process_index, accelerator.num_processes)
         for step in range(steps + 2):
