@@ -581,7 +581,7 @@ def minor_findings(rows:Sequence[dict], c:PretrainConfig) -> list[str]:
     late = [r for r in recent if r['step'] >= c.steps/2]
     if c.gamma and not c.shuffle_gsd and len(late) >= 3 and np.mean([r['gsd_mae'] for r in late]) >= np.mean([r['mean_mae'] for r in late]):
         found.append(f"The GSD is not learned yet: error {last['gsd_mae']:.2f} m/px, always answering the mean {last['mean_mae']:.2f}. More steps, or a higher gamma (now {last['gamma']:g}).")
-    wait = np.mean([r.get('data_wait') or 0 for r in recent])
+    wait = np.mean([r.get('data_wait') or 0 for r in recent[1:]]) if len(rows) > 5 else 0      # the first row waits for the loaders to start
     if wait > 0.3: found.append(f"The loop waits for images {wait:.0%} of the time: more workers (now {c.workers}), or decode once (cache).")
     flat = [r['dino'] for r in rows[len(rows)//2:]]
     if len(flat) >= 5 and np.ptp(flat) < 0.03*math.log(c.out_dim):
@@ -813,7 +813,7 @@ class RunLog:
     "The log of a run: rows of `metrics.jsonl`, trackers, a watcher; times; and the losses of the steps since they were last looked at."
     def __init__(self, c:PretrainConfig, accelerator:Accelerator, watch:Callable|None):
         self.c, self.accelerator, self.watch, self.path = c, accelerator, watch if accelerator.is_main_process else None, c.out/'metrics.jsonl'
-        self.steps, self.since, self.waiting, self.recent = 0, time.perf_counter(), 0.0, []
+        self.steps, self.since, self.waiting, self.recent, self.said = 0, time.perf_counter(), 0.0, [], set()
 
     def waited(self, source):
         "The next of `source`, and note how long it took to come."
@@ -838,7 +838,7 @@ class RunLog:
             f"Images of that batch: {', '.join(paths[:4])}{', ...' if len(paths) > 4 else ''}; all of them in {listed}", f"Last good checkpoint: {saved[-1] if saved else 'none yet'}", *diagnose(rows, self.c)]))
 
     def write(self, rows, row, knn) -> None:
-        "Add a row, with times and kNN accuracy, to the log."
+        "Add a row, with times and kNN accuracy, to the log; what `diagnose` finds in it is said once."
         now = time.perf_counter()
         row |= dict(images_per_second=self.steps*self.c.batch_size/(now - self.since), data_wait=self.waiting/(now - self.since)) | ({} if knn is None else dict(knn=knn))
         self.steps, self.since, self.waiting = 0, now, 0.0
@@ -846,6 +846,8 @@ class RunLog:
         self.accelerator.log({k: v for k, v in row.items() if v is not None}, step=row['step'])
         if self.accelerator.is_main_process:
             with self.path.open('a') as f: print(json.dumps(row), file=f)
+        for finding in diagnose(rows, self.c):
+            if (kind := ' '.join(finding.split()[:3])) not in self.said: self.said.add(kind); self.accelerator.print(f"step {row['step']}: {finding}")
         if self.watch: self.watch(rows, self.c)
 
 # %% ../nbs/06_pretrain.ipynb #end-by-signal

@@ -182,3 +182,9 @@ def test_unknown_settings_in_a_file(tmp_path):
     (tmp_path/'c.json').write_text(json.dumps({**values, 'batchsize': 3}))
     done = cli('--settings', tmp_path/'c.json')
     assert done.returncode != 0 and 'c.json' in done.stderr and "'batchsize'" in done.stderr and 'batch_size' in done.stderr
+
+
+def test_a_collapse_is_said_while_it_happens(tmp_path, capsys):
+    trained(tmp_path, steps=12, teacher_temp=(1., 1.))
+    said = [line for line in capsys.readouterr().out.splitlines() if 'Collapsed to uniform' in line]
+    assert len(said) == 1 and said[0].startswith('step 2: ') and 'teacher_temp' in said[0]
