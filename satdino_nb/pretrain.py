@@ -805,7 +805,7 @@ def _loop(model, optimiser, train, c, accelerator, checkpoints, start, probe, wa
             if save or (knn is not None and knn > (checkpoints.best or (-1,))[0]):
                 checkpoints.save(step + 1, knn)
                 if accelerator.is_main_process: save_satdino(teacher, c.out/'model.safetensors')
-            if stop: end_by_signal(signals.noted, step + 1, c)
+            if stop: end_by_signal(signals.noted, step + 1, c, accelerator)
     return rows
 
 # %% ../nbs/06_pretrain.ipynb #run-log
@@ -851,11 +851,12 @@ class RunLog:
         if self.watch: self.watch(rows, self.c)
 
 # %% ../nbs/06_pretrain.ipynb #end-by-signal
-def end_by_signal(number:int|None, done:int, c:PretrainConfig) -> None:
+def end_by_signal(number:int|None, done:int, c:PretrainConfig, accelerator:Accelerator) -> None:
     "End a run whose checkpoint is written: an exit without error for SIGTERM, `KeyboardInterrupt` for Ctrl-C."
     said = f"stopped after {done} of {c.steps} steps; {c.out/'checkpoints'} holds them, resume (--resume) goes on from there"
+    accelerator.end_training()                                            # processes that part in order do not abort
     if number == signal.SIGINT: raise KeyboardInterrupt(said)
-    print(said, flush=True)
+    if accelerator.is_main_process: print(said, flush=True)
     raise SystemExit(0)
 
 @contextmanager
@@ -917,6 +918,7 @@ def dry_run(config:PretrainConfig, tiles:Tiles|None=None, steps:int=5) -> DryRun
             train_step(model, optimiser, parts, s[min(step, c.steps - 1)], c, accelerator)[1].item()      # waits for the device
     took = time.perf_counter() - start
     source.close()
+    accelerator.end_training()
     return DryRun(len(train), sum(p.numel() for p in own.student.parameters()), c, took/steps, peak_memory(device), device.type, wait/took)
 
 # %% ../nbs/06_pretrain.ipynb #main

@@ -110,6 +110,8 @@ if __name__ == "__main__":
         if a.is_main_process: print("ROW", loss, norm.item(), flush=True)
     teacher = plain_backbone(model.teacher.backbone)
     if a.is_main_process: save_satdino(teacher, sys.argv[1])
+    a.wait_for_everyone()
+    a.end_training()
 '''
 
 
