@@ -1,6 +1,5 @@
 """The same recipe as a straightforward loop, to measure against: views by Pillow in the loading processes, collated as floats, one forward for each
 resolution through the whole network, the loss pair by pair, plain AdamW, the teacher parameter by parameter. A GSD head is trained as in ours."""
-import copy
 import time
 from contextlib import contextmanager, nullcontext
 

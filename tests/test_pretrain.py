@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from satdino_nb.data import channel_stats, sample_tiles, samples_dir
 from satdino_nb.dino import DINOLoss
-from satdino_nb.pretrain import (PretrainConfig, build, check_config, differences, load_run, newest_checkpoint, pretrain, pretrain_preset, read_config, save_config)
+from satdino_nb.pretrain import (PretrainConfig, build, check_config, differences, load_run, newest_checkpoint, plot_run, pretrain, pretrain_preset, read_config, save_config)
 from satdino_nb.views import view_preset
 from satdino_nb.vit import ViTConfig, load_satdino, predict_gsd
 
@@ -130,6 +130,7 @@ def test_watchers_see_every_row(tmp_path):
     seen = []
     run = pretrain(replace(BASE, out=tmp_path/'run'), TRAIN, watch=lambda rows, c: seen.append(rows[-1]['step']))
     assert seen == [0, 1, 2, 3] == [r['step'] for r in run.metrics]
+    assert len(plot_run(run).axes) == 8                                     # the panel that watchers draw
 
 
 def test_bf16_after_fp32_in_one_process(tmp_path):
