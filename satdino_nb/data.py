@@ -7,9 +7,9 @@ __all__ = ['COLUMNS', 'FMOW_CLASSES', 'FMOW', 'NORMALISATIONS', 'FORMAT_SUFFIXES
            'decode', 'Tile', 'Tiles', 'resized', 'check_images', 'folder_tiles', 'read_table', 'table_tiles',
            'GeoTiles', 'window_boxes', 'Windows', 'geotiff_tiles', 'fmow_box', 'fmow_tiles', 'same_place', 'as_uint8',
            'DatasetTiles', 'read_mask', 'mask_tiles', 'picture_hw', 'open_tiles', 'for_views', 'cache_bytes',
-           'CachedTiles', 'cache_tiles', 'samples_dir', 'sample_tiles', 'split_tiles', 'Batch', 'collate',
-           'Normalisation', 'channel_stats', 'FileFacts', 'file_facts', 'view_gsds', 'Audit', 'audit', 'audit_findings',
-           'audit_text', 'preview', 'contact_sheet', 'main']
+           'CachedTiles', 'cache_tiles', 'samples_dir', 'sample_tiles', 'split_tiles', 'split_units', 'footprints',
+           'lonlat', 'ground_squares', 'Batch', 'collate', 'Normalisation', 'channel_stats', 'FileFacts', 'file_facts',
+           'view_gsds', 'Audit', 'audit', 'audit_findings', 'audit_text', 'preview', 'contact_sheet', 'main']
 
 # %% ../nbs/02_data.ipynb #imports
 import copy
@@ -610,15 +610,57 @@ def sample_tiles(split:str='train') -> Tiles:
     return table_tiles(samples_dir()/'manifest.csv', split)
 
 # %% ../nbs/02_data.ipynb #split-tiles
-def split_tiles(tiles:Tiles, held_out:float=0.2, seed:int=0) -> tuple[Tiles, Tiles]:
-    "`(rest, held out)`: a share `held_out` of each class (of all, where there are no labels), drawn by `seed`."
+def split_tiles(tiles:Tiles, held_out:float=0.2, seed:int=0, by:str='image') -> tuple[Tiles, Tiles]:
+    "`(rest, held out)`: a share `held_out` drawn by `seed`, of the images of each class (by 'image'), of the classes ('class') or of the places ('place')."
     if not 0 <= held_out < 1: raise ValueError(f"held_out must be at least 0 and below 1, got {held_out}")
-    rng, labels, out = np.random.default_rng(seed), np.array([-1 if y is None else y for y in tiles.labels]), []
-    for label in np.unique(labels):
-        members = rng.permutation(np.flatnonzero(labels == label))
-        out.extend(members[:round(held_out*len(members))].tolist())
-    chosen = set(out)
-    return tiles.subset(i for i in range(len(tiles)) if i not in chosen), tiles.subset(sorted(chosen))
+    rng, out = np.random.default_rng(seed), set()
+    labels = np.array([-1 if y is None else y for y in tiles.labels])
+    for members in split_units(tiles, labels, by):
+        drawn = rng.permutation(len(members))[:round(held_out*len(members)) or int(held_out > 0 and by != 'image')]
+        out.update(i for j in drawn for i in np.atleast_1d(members[j]).tolist())
+    return tiles.subset(i for i in range(len(tiles)) if i not in out), tiles.subset(sorted(out))
+
+def split_units(tiles:Tiles, labels:np.ndarray, by:str) -> list:
+    "Lists to draw from: the images of each class, or one list of whole classes or places."
+    if by == 'image': return [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    if by not in ('class', 'place'): raise ValueError(f"by must be 'image', 'class' or 'place', got {by!r}")
+    names = labels if by == 'class' else np.array([f'{p}' for p in tiles.places])
+    if by == 'class' and (labels < 0).any(): raise ValueError(f"{tiles.paths[int((labels < 0).argmax())]}: no class, so classes cannot be held out")
+    if by == 'place' and None in tiles.places:
+        raise ValueError(f"{tiles.paths[tiles.places.index(None)]}: no place; give a column 'place', or georeferenced tiles to ground_squares")
+    units = [np.flatnonzero(names == k) for k in np.unique(names)]
+    if len(units) < 2: raise ValueError(f"all tiles are of one {by}; there is nothing to hold out")
+    return [units]
+
+# %% ../nbs/02_data.ipynb #footprints
+def footprints(tiles:Tiles) -> list:
+    "Corners of each tile as (longitude, latitude) `(4, 2)` on WGS 84, clockwise from the upper left; None where it has no coordinates. Needs rasterio."
+    out = [None]*len(tiles)
+    for path in dict.fromkeys(tiles.paths) if isinstance(tiles, GeoTiles) else ():
+        here = [i for i, p in enumerate(tiles.paths) if p == path]
+        corners = np.array([[(t, l), (t, l + w), (t + h, l + w), (t + h, l)] for t, l, h, w in (tiles.boxes[i] for i in here)], dtype=float)
+        for i, ring in zip(here, lonlat(path, corners.reshape(-1, 2))): out[i] = ring
+    return out
+
+def lonlat(path, rowcol:np.ndarray) -> list:
+    "Longitude and latitude of pixel positions `(4*N, 2)` (row, column) in a georeferenced file, as N arrays `(4, 2)`; Nones without coordinates."
+    from rasterio.warp import transform
+    with open_raster(path) as src:
+        if src.crs is None or src.transform.is_identity: return [None]*(len(rowcol)//4)
+        x, y = src.transform*(rowcol[:, 1], rowcol[:, 0])
+        return list(np.stack(transform(src.crs, 'EPSG:4326', list(x), list(y)), 1).reshape(-1, 4, 2))
+
+# %% ../nbs/02_data.ipynb #ground-squares
+def ground_squares(tiles:Tiles, side:float) -> Tiles:
+    "The same tiles with squares of about `side` metres on the ground as their places, by each tile's centre."
+    other, rings = copy.copy(tiles), footprints(tiles)
+    lost = [p for p, ring in zip(tiles.paths, rings) if ring is None]
+    if lost: raise ValueError(f"{lost[0]}: no coordinates, so it cannot be put into a square of the ground (georeferenced files are read by geotiff_tiles)")
+    lon, lat = np.radians(np.array([ring.mean(0) for ring in rings])).T
+    row = np.floor(lat*6371008.8/side)                                  # mean radius of the Earth, metres
+    column = np.floor(lon*np.cos(row*side/6371008.8)*6371008.8/side)
+    other.places = [f"{r:.0f}/{c:.0f}" for r, c in zip(row, column)]
+    return other
 
 # %% ../nbs/02_data.ipynb #batch
 @dataclass

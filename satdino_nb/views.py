@@ -295,12 +295,14 @@ def plain_views(image, config:ViewConfig) -> list[tuple]:
     return views
 
 # %% ../nbs/03_views.ipynb #centre-view
-def centre_view(batch:Batch, size:int) -> tuple[torch.Tensor, torch.Tensor]:
-    "The largest centred square of each tile as float 0..1 `(B, 3, size, size)`, and its GSD `(B,)` in metres per pixel."
-    side = batch.hw.amin(1)
+def centre_view(batch:Batch, size:int, crop_pct:float=1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    "The middle of each tile as float 0..1 `(B, 3, size, size)`, its shorter side resized to `size/crop_pct` before, and its GSD `(B,)` in metres per pixel."
+    if not 0 < crop_pct <= 1: raise ValueError(f"crop_pct is a share of the shorter side, above 0 and at most 1, got {crop_pct}")
+    side, whole = batch.hw.amin(1), int(size/crop_pct)
+    kept = slice(round((whole - size)/2), round((whole - size)/2) + size)
     top, left = ((batch.hw - side[:, None])//2).unbind(1)
-    left_matrix = resize_matrix(top, side, size, batch.images.shape[-2])
-    right_matrix = resize_matrix(left, side, size, batch.images.shape[-1])
+    left_matrix = resize_matrix(top, side, whole, batch.images.shape[-2])[:, kept]
+    right_matrix = resize_matrix(left, side, whole, batch.images.shape[-1])[:, kept]
     x = left_matrix[:, None] @ (batch.images/255) @ right_matrix[:, None].mT
     boxes = torch.stack([top, left, side, side], 1)
-    return x.clamp(0, 1), view_gsd(batch.gsd, boxes, size)
+    return x.clamp(0, 1), view_gsd(batch.gsd, boxes, whole)
