@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['MEASURES', 'ALPHAS', 'HEAD', 'plain', 'log_gsd', 'mean_absolute', 'median_relative', 'mean_octaves', 'r_squared',
            'OctaveBias', 'octave_bias', 'GSDResult', 'score_gsd', 'gsd_difference', 'checked', 'check_finite',
-           'fold_numbers', 'Readout', 'fit_readout', 'install_readout', 'neighbour_doubt', 'Answers', 'cross_predicted',
-           'radial_power', 'spectrum_line', 'image_statistics', 'readout_inputs', 'means', 'compare_readouts',
-           'positive', 'cross_compare', 'readout_table', 'bias_table', 'show_gsd', 'show_bias', 'risk_curve',
-           'RiskCoverage', 'risk_coverage', 'show_risk']
+           'fold_numbers', 'Readout', 'fold_errors', 'fit_readout', 'install_readout', 'neighbour_doubt', 'Answers',
+           'cross_predicted', 'radial_power', 'spectrum_line', 'image_statistics', 'readout_inputs', 'means',
+           'compare_readouts', 'known_gsd', 'positive', 'cross_compare', 'readout_table', 'bias_table',
+           'readout_record', 'show_gsd', 'show_bias', 'risk_curve', 'RiskCoverage', 'risk_coverage', 'show_risk']
 
 # %% ../nbs/07_5_readout.ipynb #ro-imports
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def mean_octaves(rows:np.ndarray) -> float: return np.abs(rows[:, 0] - rows[:, 1
 def r_squared(rows:np.ndarray) -> float:
     "Share of the variance of log GSD that the answers explain; 0 for the mean of these very images, below 0 for worse; NaN if all truths are one GSD."
     spread = np.square(rows[:, 1] - rows[:, 1].mean()).sum()
-    return 1 - np.square(rows[:, 0] - rows[:, 1]).sum()/spread if spread > 1e-9*len(rows) else np.nan
+    return round(1 - np.square(rows[:, 0] - rows[:, 1]).sum()/spread, 9) + 0. if spread > 1e-9*len(rows) else np.nan
 
 MEASURES = {'MAE': (mean_absolute, 'm/px'), 'median relative error': (median_relative, '%'), 'octaves': (mean_octaves, ''), 'R2 of log GSD': (r_squared, '')}
 
@@ -155,24 +155,35 @@ class Readout:
         check_finite(x)
         return np.exp(x @ self.weight + self.bias)
 
-# %% ../nbs/07_5_readout.ipynb #fit-readout
+# %% ../nbs/07_5_readout.ipynb #fold-errors
 ALPHAS = tuple(np.logspace(-2, 5, 15))
 
+def fold_errors(x:np.ndarray, y:np.ndarray, fold:np.ndarray, alphas:Sequence=ALPHAS) -> np.ndarray:
+    "Mean squared error `(A,)` of ridge regressions of each strength on held-out folds: the mean over folds. One decomposition a fold serves all strengths."
+    from sklearn.preprocessing import StandardScaler
+    out = []
+    for f in np.unique(fold):
+        fit = fold != f
+        scaler, mean = StandardScaler().fit(x[fit]), y[fit].mean()
+        u, s, v = np.linalg.svd(scaler.transform(x[fit]), full_matrices=False)
+        shrunk = (s*(u.T @ (y[fit] - mean)))[:, None]/(np.square(s)[:, None] + np.asarray(alphas, dtype=float))
+        out.append(np.square(mean + scaler.transform(x[~fit]) @ v.T @ shrunk - y[~fit][:, None]).mean(0))
+    return np.mean(out, axis=0)
+
+# %% ../nbs/07_5_readout.ipynb #fit-readout
 def fit_readout(tokens,                      # (N, D)
                 gsd,                         # (N,) m/px of the pictures as the network saw them
                 alphas:Sequence=ALPHAS,      # strengths to choose from, for standardised tokens
                 folds:int=5, groups:Sequence|None=None, seed:int=0) -> Readout:
     "Ridge read-out of log GSD, its strength chosen by cross-validation (images of a group in one fold)."
     from sklearn.linear_model import Ridge
-    from sklearn.model_selection import GridSearchCV, PredefinedSplit
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
     x, y = checked(tokens, gsd, groups)
-    split = PredefinedSplit(fold_numbers(len(y), folds, groups, seed))
-    model = make_pipeline(StandardScaler(), Ridge())
-    scaler, ridge = GridSearchCV(model, {'ridge__alpha': list(alphas)}, scoring='neg_mean_squared_error', cv=split, error_score='raise').fit(x, y).best_estimator_
+    alpha = float(alphas[fold_errors(x, y, fold_numbers(len(y), folds, groups, seed), alphas).argmin()])
+    scaler = StandardScaler().fit(x)
+    ridge = Ridge(alpha).fit(scaler.transform(x), y)
     weight = ridge.coef_/scaler.scale_
-    return Readout(weight, float(ridge.intercept_ - weight @ scaler.mean_), float(ridge.alpha), len(y), *map(float, np.exp([y.min(), y.max()])))
+    return Readout(weight, float(ridge.intercept_ - weight @ scaler.mean_), alpha, len(y), *map(float, np.exp([y.min(), y.max()])))
 
 # %% ../nbs/07_5_readout.ipynb #install-readout
 @torch.no_grad()
@@ -262,6 +273,7 @@ def compare_readouts(train, test,                                  # features, a
                      train_statistics=None, test_statistics=None,  # (N, K) of `image_statistics`, or None
                      places:Sequence|None=None, test_places:Sequence|None=None, folds:int=5, k:int=10, resamples:int=2000) -> dict[str, GSDResult]:
     "Results on `test` of read-outs fitted on `train`, of constant answers, and of the model's own head where there is one; each with its doubt."
+    for f, what in ((train, 'training'), (test, 'test')): known_gsd(f, what)
     if (train_statistics is None) != (test_statistics is None): raise ValueError("image statistics are needed of both, train and test, or of neither")
     score = lambda said, doubt=None: score_gsd(said, test.gsd, doubt, test_places, resamples)
     out = {name: score(np.full(len(test.gsd), value)) for name, value in means(train.gsd).items()}
@@ -269,8 +281,12 @@ def compare_readouts(train, test,                                  # features, a
     for name, x in a.items():
         readout = fit_readout(x, train.gsd, folds=folds, groups=places)
         out[name] = score(readout.predict(b[name]), neighbour_doubt(x, train.gsd, b[name], k))
-    if test.gsd_estimate is not None: out[HEAD] = score(positive(test.gsd_estimate, train.gsd), out['GSD token'].doubt)
+    if test.gsd_estimate is not None: out[HEAD] = score(positive(test.gsd_estimate, train.gsd), out['GSD token'].doubt if 'GSD token' in out else None)
     return out
+
+def known_gsd(features, what:str) -> None:
+    unknown = [p for p, g in zip(features.paths, plain(features.gsd)) if not g > 0]
+    if unknown: raise ValueError(f"{unknown[0]}: no known GSD, as {len(unknown) - 1} others of {len(features.paths)} {what} images; leave them out")
 
 def positive(said, train_gsd) -> np.ndarray:
     "Answers in m/px, those below half the finest training GSD set to that: a head linear in metres can fall below zero."
@@ -304,14 +320,21 @@ def bias_table(results:dict[str, GSDResult]) -> str:
     rows = [f"| {b[0].low:g} to {2*b[0].low:g} | {b[0].images} | {' | '.join(number(o.bias) for o in b)} |" for b in octaves]
     return '\n'.join([f"| true GSD, m/px | images | {' | '.join(results)} |", '|---'*(len(results) + 2) + '|', *rows])
 
+# %% ../nbs/07_5_readout.ipynb #readout-record
+def readout_record(results:dict[str, GSDResult]) -> dict:
+    "Numbers and bias of each result with their intervals, as plain dictionaries and lists (six digits; None where there is no interval)."
+    value = lambda e: {k: None if v != v else float(f'{v:.6g}') if isinstance(v, float) else v for k, v in vars(e).items()}
+    return {name: dict(numbers={m: value(e) for m, e in r.numbers.items()}, bias=[dict(low=b.low, images=b.images, bias=value(b.bias)) for b in r.bias])
+            for name, r in results.items()}
+
 # %% ../nbs/07_5_readout.ipynb #show-gsd
-def show_gsd(ax, result:GSDResult, title:str='', points:str='C0') -> None:
-    "Draw answers against truth on `ax`, both in m/px on log scales with a grid of octaves."
-    low, high = (f(*(f(v) for v in (result.said, result.true))) for f in (min, max))
+def show_gsd(ax, result:GSDResult, title:str='', ends:tuple|None=None) -> None:
+    "Draw answers against truth on `ax`, both in m/px on log scales with a grid of octaves, from `ends[0]` to `ends[1]` or as far as they go."
+    low, high = ends or (f(*(f(v) for v in (result.said, result.true))) for f in (min, max))
     ticks = 2.**np.arange(np.floor(np.log2(low)), np.ceil(np.log2(high)) + 1)
     ends = np.array([ticks[0], ticks[-1]])
     for times, style in ((1, dict(c='k', ls=':')), (2, dict(c='.6', lw=0.8)), (0.5, dict(c='.6', lw=0.8))): ax.plot(ends, times*ends, **style)
-    ax.scatter(result.true, result.said, s=10, c=points, alpha=0.7, zorder=3)
+    ax.scatter(result.true, result.said, s=10, alpha=0.7, zorder=3)
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale('log', base=2)
         axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
