@@ -708,6 +708,7 @@ def knn_vote(cosine:torch.Tensor, index:torch.Tensor, train_y:torch.Tensor, k:in
              num_classes:int|None=None) -> torch.Tensor:
     "Class scores `(N, C)` from the first `k` of each query's neighbours, as `nearest` gives them: the sum over each class of exp(cosine / temperature)."
     if not 1 <= k <= cosine.shape[1]: raise ValueError(f"k={k} of {cosine.shape[1]} neighbours found; k must be from 1 to that number")
+    if index.numel() and index.max() >= len(train_y): raise ValueError(f"{len(train_y)} labels, but training feature {int(index.max())} is a neighbour")
     scores = cosine.new_zeros(len(cosine), _classes(train_y, num_classes))
     return scores.scatter_add_(1, train_y.to(index.device)[index[:, :k]].long(), (cosine[:, :k]/temperature).exp())
 

@@ -29,12 +29,12 @@ def scalars(shared):
     return json.loads(shared('golden/scalars.json').read_text())
 
 
-def clustered(gallery, queries, dims=384, classes=10, seed=0):
-    "Unit vectors with a common component, cosines about 0.68: class centres so near that about 85 % are found. `(x, y, test_x, test_y)`"
+def clustered(gallery, queries, dims=384, classes=10, seed=0, shared_part=1.5):
+    "Unit vectors with a part in common, cosines about 0.68: class centres so near that about 85 % are found. `(x, y, test_x, test_y)`"
     g = torch.Generator().manual_seed(seed)
     unit = lambda *shape: F.normalize(torch.randn(*shape, generator=g), dim=1)
     common, centres, y = unit(1, dims), unit(classes, dims), torch.randint(classes, (gallery + queries,), generator=g)
-    x = F.normalize(1.5*common + 0.2*centres[y] + unit(len(y), dims), dim=1)
+    x = F.normalize(shared_part*common + 0.2*centres[y] + unit(len(y), dims), dim=1)
     return x[:gallery], y[:gallery], x[gallery:], y[gallery:]
 
 
@@ -142,9 +142,10 @@ assert torch.allclose(best, cosine[i], atol=1e-5) and (cosine.diff(dim=1) <= 0).
     assert float(done.stdout) < 400
 
 
-def test_bf16_search_on_near_features():
-    "Cosines about 0.68 that differ in the third digit: candidates by bf16, decided in fp32."
-    x, y, test, truth = clustered(20_000, 1000)
+@pytest.mark.parametrize('shared_part', [1.5, 10.])
+def test_bf16_search_on_near_features(shared_part):
+    "Cosines about 0.68 that differ in the second digit, or about 0.99 that differ in the fourth: candidates by bf16, decided in fp32."
+    x, y, test, truth = clustered(20_000, 1000, shared_part=shared_part)
     a, b = nearest(x, test, 20), nearest(x, test, 20, search='bf16')
     full, quick = knn_vote(*a, y), knn_vote(*b, y)
     assert 0.75 < (full.argmax(1) == truth).float().mean() < 0.95, 'these features are not hard'
@@ -189,3 +190,8 @@ def test_one_bad_value_is_found_wherever_it_is():
 def test_more_votes_than_neighbours():
     x, y, test = random(60, 5)
     with pytest.raises(ValueError, match='k=6 of 5 neighbours'): knn_vote(*nearest(x, test, 5), y, 6)
+
+
+def test_neighbours_without_labels():
+    x, y, test = random(60, 5)
+    with pytest.raises(ValueError, match='30 labels, but'): knn_vote(*nearest(x, test, 40), y[:30], 20)
