@@ -8,7 +8,7 @@ __all__ = ['SWEEP', 'CLASSIFIERS', 'SCALES', 'check_features', 'labelled', 'Pred
            'image_side', 'patch_side', 'scale_sizes', 'features_at', 'cross_scale', 'scale_mean', 'scale_names',
            'cross_scale_table', 'cross_scale_figure', 'few_labels', 'few_labels_figure', 'Calibration', 'bin_means',
            'calibration', 'reliability_figure', 'confusion', 'worst_pairs', 'confusion_figure', 'worst_pairs_figure',
-           'neighbour_precision']
+           'neighbour_shares']
 
 # %% ../nbs/07_3_classify.ipynb #cl-imports
 from collections.abc import Callable, Sequence
@@ -205,7 +205,7 @@ def few_labels(train:Features, test:Features, counts:Sequence[int]=(1, 5, 10, 50
 def few_labels_figure(curves:dict[str, dict]):
     "Mean accuracy against labels a class, with the range over draws, a line for each name (matplotlib `Figure`)."
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(5.6, 3.6), layout='constrained'); ax = fig.subplots()
+    fig = Figure(figsize=(7.4, 3.6), layout='constrained'); ax = fig.subplots()
     for name, curve in curves.items():
         spread = [over_seeds(v) for v in curve.values()]
         line, = ax.plot(list(curve), [100*s.value for s in spread], 'o-', label=name)
@@ -283,7 +283,7 @@ def worst_pairs_figure(tiles:Tiles, scores:torch.Tensor, labels:torch.Tensor, cl
     if not pairs: return None
     fig = Figure(figsize=(1.9*pictures, 2.3*len(pairs)), layout='constrained')
     for part, (i, j, count) in zip(np.atleast_1d(fig.subfigures(len(pairs), 1)), pairs):
-        part.suptitle(f"{classes[i]} taken for {classes[j]}: {count} of {int((labels == i).sum())}", fontsize=9)
+        part.suptitle(f"{classes[i]} taken for {classes[j]}: {count} of {int((labels == i).sum())}", x=0.01, ha='left', fontsize=9)
         wrong = ((labels == i) & (predicted == j)).nonzero()[:, 0]
         wrong = wrong[confidence[wrong].argsort(descending=True)][:pictures].tolist()
         for ax, at in zip(part.subplots(1, pictures), wrong + [None]*pictures):
@@ -294,11 +294,11 @@ def worst_pairs_figure(tiles:Tiles, scores:torch.Tensor, labels:torch.Tensor, cl
             ax.set_title(f"{confidence[at]:.2f}" + (f", {tile.gsd:.2g} m/px" if tile.gsd else ''), fontsize=8)
     return fig
 
-# %% ../nbs/07_3_classify.ipynb #neighbour-precision
-def neighbour_precision(f:Features, k:int=5, groups=None) -> Estimate:
-    "Mean share of a tile's `k` nearest other tiles (by cosine of the CLS feature) that are of its class, with its interval over tiles."
+# %% ../nbs/07_3_classify.ipynb #neighbour-shares
+def neighbour_shares(f:Features, k:int=5) -> np.ndarray:
+    "For each tile the share of its `k` nearest other tiles (by cosine of the CLS feature) that are of its class `(N,)`."
     check_features(f, 'retrieval')
     if not 1 <= k < len(f): raise ValueError(f"k={k} neighbours of {len(f)} tiles; k must be from 1 to {len(f) - 1}")
     _, found = nearest(f.cls, f.cls, k + 1)
     others = torch.stack([row[row != i][:k] for i, row in enumerate(found)])                         # not itself
-    return bootstrap((f.labels[others] == f.labels[:, None]).double().mean(1).numpy(), groups=groups, unit='%')
+    return (f.labels[others] == f.labels[:, None]).double().mean(1).numpy()
