@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['BASELINES', 'PROTOCOLS', 'WITH_CLASSES', 'open_model', 'Contender', 'contenders', 'model_name', 'Setup',
            'check_setup', 'Outcome', 'right_of', 'knn_protocol', 'scales_protocol', 'probe', 'few_protocol',
-           'retrieval_protocol', 'finetune_protocol', 'random_crops', 'gsd_protocol', 'Result', 'ask', 'Report',
-           'brief', 'pivot', 'report_markdown', 'report_figures', 'gsd_figure', 'report_rows', 'save_report',
-           'evaluate', 'already', 'describe', 'view_gsds_read', 'gsd_error', 'evaluate_run', 'open_split', 'command',
-           'main', 'knn_predict', 'extract_features', 'Features', 'baseline_features', 'untrained', 'accuracy',
-           'Estimate', 'Spread', 'bootstrap', 'difference', 'over_seeds', 'classify']
+           'retrieval_protocol', 'finetune_protocol', 'random_crops', 'gsd_protocol', 'masked', 'segmentation',
+           'Result', 'ask', 'Report', 'brief', 'pivot', 'report_markdown', 'report_figures', 'gsd_figure',
+           'report_rows', 'save_report', 'evaluate', 'already', 'describe', 'view_gsds_read', 'gsd_error',
+           'evaluate_run', 'open_split', 'command', 'main', 'knn_predict', 'extract_features', 'Features',
+           'baseline_features', 'untrained', 'accuracy', 'Estimate', 'Spread', 'bootstrap', 'difference', 'over_seeds',
+           'classify']
 
 # %% ../nbs/07_evaluate.ipynb #imports
 import csv
@@ -35,6 +36,7 @@ from .finetune import FineTuneConfig, fine_tune, predict_classes
 from .intervals import Estimate, Spread, accuracy, bootstrap, difference, over_seeds, share
 from .pretrain import knn_predict, load_run, pick_device, run_tiles, write_whole
 from .readout import HEAD, MEASURES, compare_readouts, image_statistics, risk_coverage, show_bias, show_gsd, show_risk
+from .segment import SegmentConfig, SegmentResult, class_iou, in_memory, iou_figure, masked_tiles, mean_iou, pixel_accuracy, raw_pixels, segment_report
 from .views import MultiCrop, ViewConfig
 from .vit import as_backbone, load_satdino
 
@@ -93,6 +95,10 @@ class Setup:
     draws: int = 5                           # of few labels
     tuning: FineTuneConfig = FineTuneConfig()
     seeds: int = 1                           # of fine-tuning
+    mask_classes: tuple[str, ...] = ()       # of segmentation, in the order of the masks' values or of
+    mask_colours: tuple[str, ...] = ()       # their colours, 'RRGGBB'
+    mask_other: int | None = None            # what other colours become; 255: ignored
+    segmenting: SegmentConfig = SegmentConfig()
     size: int | None = None                  # input pixels of a single-scale protocol; None: each model's own
     device: str = 'auto'
     workers: int = 0
@@ -101,6 +107,7 @@ class Setup:
 
     @property
     def groups(self) -> list|None:
+        "Places of the test tiles; None unless all are known and some shared."
         known = self.test.places
         return known if None not in known and len(set(known)) < len(known) else None
 
@@ -123,6 +130,9 @@ def check_setup(s:Setup, protocols:Sequence[str]) -> None:
     if unknown or not protocols: raise ValueError(f"no protocol {unknown[0] if unknown else '(none given)'!r}; there are {', '.join(PROTOCOLS)}")
     for tiles, what in ((s.train, 'training'), (s.test, 'test')):
         if not len(tiles): raise ValueError(f"no {what} tiles")
+    if set(protocols) & {'segment', 'segment_tuned'}:
+        if not s.mask_classes: raise ValueError("segmentation needs the names of the masks' classes (mask_classes), and their colours where masks are coloured (mask_colours)")
+        for tiles in (s.train, s.test): masked(tiles, s)
     if not set(protocols) & WITH_CLASSES: return
     stand_in = lambda t: Features(torch.zeros(len(t), 1), None, None, None, torch.zeros(len(t)), torch.tensor([-1 if y is None else y for y in t.labels]), t.paths, t.classes)
     labelled(stand_in(s.train), stand_in(s.test))
@@ -223,8 +233,24 @@ def gsd_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
     own = (HEAD, 'GSD token', 'CLS token', 'mean of patches')
     return [Outcome(name, metric, r.rows, *MEASURES[metric], model=None if name in own else 'no network') for name, r in found.items() for metric in r.numbers]
 
-PROTOCOLS = dict(knn=knn_protocol, scales=scales_protocol, linear=probe('linear'), logistic=probe('logistic'), few=few_protocol,
-                 retrieval=retrieval_protocol, finetune=finetune_protocol, gsd=gsd_protocol)
+# %% ../nbs/07_evaluate.ipynb #protocol-segment
+def masked(tiles:Tiles, s:Setup): return masked_tiles(tiles, s.mask_classes, s.mask_colours or None, s.mask_other)
+
+def segmentation(head:str) -> Callable:
+    def protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
+        "mIoU, IoU of each class and pixel accuracy of a 'linear' head on frozen patches or a 'pyramid' fine-tuned; of raw pixels for the baseline."
+        if isinstance(model, str) and (model != 'pixels' or head != 'linear'): return []
+        backbone = raw_pixels(s.kept['first']) if isinstance(model, str) else model
+        if 'masked' not in s.kept: s.kept['masked'] = [in_memory(masked(t, s)) for t in (s.train, s.test)]
+        r = segment_report(backbone, *s.kept['masked'], replace(s.segmenting, device=s.device), head)
+        pictures['segment'], counts = r, r.confusions
+        whole = [('mIoU', mean_iou), ('pixel accuracy', pixel_accuracy)] + [(c, lambda t, k=k: class_iou(t)[k]) for k, c in enumerate(r.classes)]
+        return [Outcome(name, 'pixels' if name == 'pixel accuracy' else 'IoU', counts, lambda c, f=f: f(c.sum(0))) for name, f in whole]
+    return protocol
+
+# %% ../nbs/07_evaluate.ipynb #protocols
+PROTOCOLS = dict(knn=knn_protocol, scales=scales_protocol, linear=probe('linear'), logistic=probe('logistic'), few=few_protocol, retrieval=retrieval_protocol,
+                 finetune=finetune_protocol, gsd=gsd_protocol, segment=segmentation('linear'), segment_tuned=segmentation('pyramid'))
 WITH_CLASSES = {'knn', 'scales', 'linear', 'logistic', 'few', 'finetune'}
 
 # %% ../nbs/07_evaluate.ipynb #ask
@@ -318,6 +344,8 @@ def report_figures(report:Report, s:Setup) -> dict:
     for scores, truth, classes in list(of('knn', 'classes').values())[:1]:
         out['confusion'] = confusion_figure(confusion(scores, truth, len(classes)), classes)
         out['worst_pairs'] = worst_pairs_figure(s.test, scores, truth, classes)
+    for how in ('segment', 'segment_tuned'):
+        if found := of(how, 'segment'): out[f'iou_{how}'] = iou_figure([replace(r, name=m) for m, r in found.items()])
     for model, found in of('gsd', 'gsd').items(): out[f"gsd_{''.join(c if c.isalnum() else '_' for c in model)}"] = gsd_figure(found)
     return {name: figure for name, figure in out.items() if figure is not None}
 
@@ -369,6 +397,7 @@ def evaluate(models,                             # one, a list, or a dictionary 
     s = Setup(train, test, **{'cache': out and Path(out)/'features', **settings})
     check_setup(s, protocols)
     who = contenders(models, baselines, untrained_seeds)
+    s.kept['first'] = who[0].models[0]
     report = Report(describe(s, who, protocols), groups=s.groups)
     jobs = [(protocol, w) for protocol in protocols for w in who]
     for protocol, w in tqdm(jobs, 'evaluating', leave=False) if progress else jobs:
@@ -389,11 +418,12 @@ def already(report:Report, r:Result) -> bool:
 # %% ../nbs/07_evaluate.ipynb #describe
 def describe(s:Setup, who:Sequence[Contender], protocols:Sequence[str]) -> dict:
     "How a report was asked, as plain values."
-    hidden = ('train', 'test', 'cache', 'kept', 'tuning')
+    hidden = ('train', 'test', 'cache', 'kept', 'tuning', 'segmenting')
     groups = s.groups
     return dict(models=[w.name for w in who], protocols=list(protocols), train=len(s.train), test=len(s.test), classes=len(set(s.train.labels) - {None}),
                 places=len(set(groups)) if groups else None, **{k: v for k, v in vars(s).items() if k not in hidden},
-                fine_tuning=asdict(s.tuning) if 'finetune' in protocols else None, torch=torch.__version__, satdino_nb=satdino_nb.__version__)
+                fine_tuning=asdict(s.tuning) if 'finetune' in protocols else None,
+                segmentation=asdict(s.segmenting) if s.mask_classes else None, torch=torch.__version__, satdino_nb=satdino_nb.__version__)
 
 # %% ../nbs/07_evaluate.ipynb #gsd-error
 @torch.inference_mode()
@@ -441,16 +471,18 @@ def open_split(data=None, train=None, test=None, gsd:float|None=None) -> tuple[T
 def command(models:tuple[str, ...]=(), run:Path|None=None, data:Path|None=None, train:Path|None=None, test:Path|None=None, gsd:float|None=None,
             protocols:tuple[str, ...]=('knn',), out:Path|None=None, baselines:bool=True, split:str='image', held_out:float=0.2, seed:int=0,
             ks:tuple[int, ...]=(20,), temperature:float=0.07, counts:tuple[int, ...]=(1, 5, 10, 50), size:int|None=None, seeds:int=1, untrained_seeds:int=3,
-            tuning:FineTuneConfig=FineTuneConfig(), device:str='auto', workers:int=2) -> Report:
+            tuning:FineTuneConfig=FineTuneConfig(), mask_classes:tuple[str, ...]=(), mask_colours:tuple[str, ...]=(), mask_other:int|None=None,
+            segmenting:SegmentConfig=SegmentConfig(), device:str='auto', workers:int=2) -> Report:
     """Evaluate models on labelled tiles: --models (weights, run folders, timm:NAME) on --data, or on --train and --test; or --run, on the tiles it held out.
 
-    Protocols: knn, scales, linear, logistic, few, retrieval, finetune, gsd. --split image, class or place. --out keeps report, figures and features."""
-    more = dict(ks=ks, temperature=temperature, counts=counts, size=size, seeds=seeds, untrained_seeds=untrained_seeds, tuning=tuning, device=device)
+    Protocols: knn, scales, linear, logistic, few, retrieval, finetune, gsd, and segment and segment_tuned for tables with a column mask. --split image, class or place. --out keeps report, figures and features."""
+    more = dict(ks=ks, temperature=temperature, counts=counts, size=size, seeds=seeds, tuning=tuning, device=device,
+                mask_classes=mask_classes, mask_colours=mask_colours, mask_other=mask_other, segmenting=segmenting)
     if run is not None:
         if models or data or train or test: raise ValueError("--run brings its own model and tiles; leave out --models, --data, --train and --test")
-        return evaluate_run(run, protocols, out, workers, baselines=baselines, **more)
+        return evaluate_run(run, protocols, out, workers, baselines=baselines, untrained_seeds=untrained_seeds, **more)
     if not models: raise ValueError("give --models (weights, run folders, timm:NAME), or --run")
-    return evaluate(list(models), *open_split(data, train, test, gsd), protocols, out, baselines, held_out=held_out, split=split, seed=seed, workers=workers, **more)
+    return evaluate(list(models), *open_split(data, train, test, gsd), protocols, out, baselines, untrained_seeds, held_out, split, seed, workers=workers, **more)
 
 def main(args=None) -> None:
     "Command line of `python -m satdino_nb.evaluate`."
