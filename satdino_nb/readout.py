@@ -7,7 +7,7 @@ __all__ = ['MEASURES', 'ALPHAS', 'HEAD', 'plain', 'log_gsd', 'mean_absolute', 'm
            'OctaveBias', 'octave_bias', 'GSDResult', 'score_gsd', 'gsd_difference', 'checked', 'check_finite',
            'fold_numbers', 'Readout', 'fold_errors', 'fit_readout', 'install_readout', 'neighbour_doubt', 'Answers',
            'cross_predicted', 'radial_power', 'spectrum_line', 'image_statistics', 'readout_inputs', 'means',
-           'compare_readouts', 'known_gsd', 'positive', 'cross_compare', 'readout_table', 'bias_table',
+           'known_gsd', 'positive', 'compare_readouts', 'cross_compare', 'readout_table', 'bias_table',
            'readout_record', 'show_gsd', 'show_bias', 'risk_curve', 'RiskCoverage', 'risk_coverage', 'show_risk']
 
 # %% ../nbs/07_5_readout.ipynb #ro-imports
@@ -101,6 +101,7 @@ def score_gsd(said, true, doubt=None, places:Sequence|None=None, resamples:int=2
     return GSDResult(said, true, None if doubt is None else plain(doubt), None if places is None else list(places), numbers,
                      octave_bias(rows, places, resamples))
 
+# %% ../nbs/07_5_readout.ipynb #gsd-difference
 def gsd_difference(a:GSDResult, b:GSDResult, measure:str='octaves') -> Estimate:
     "`measure` of `a` less that of `b`, with its paired 95 % interval; `ValueError` unless both are of the same images."
     if measure not in MEASURES: raise ValueError(f"no measure {measure!r}; there are {', '.join(MEASURES)}")
@@ -266,6 +267,16 @@ def means(gsd) -> dict[str, float]:
     "The two constant answers, in m/px."
     return {'always the mean (geometric)': float(np.exp(log_gsd(gsd).mean())), 'always the mean (arithmetic)': float(plain(gsd).mean())}
 
+# %% ../nbs/07_5_readout.ipynb #known-gsd
+def known_gsd(features, what:str) -> None:
+    "`ValueError` that names a file if any of `features` has no known GSD."
+    unknown = [p for p, g in zip(features.paths, plain(features.gsd)) if not g > 0]
+    if unknown: raise ValueError(f"{unknown[0]}: no known GSD, as {len(unknown) - 1} others of {len(features.paths)} {what} images; leave them out")
+
+def positive(said, train_gsd) -> np.ndarray:
+    "Answers in m/px, those below half the finest training GSD set to that: a head linear in metres can fall below zero."
+    return np.maximum(plain(said), plain(train_gsd).min()/2)
+
 # %% ../nbs/07_5_readout.ipynb #compare-readouts
 HEAD = "the model's own head"
 
@@ -283,14 +294,6 @@ def compare_readouts(train, test,                                  # features, a
         out[name] = score(readout.predict(b[name]), neighbour_doubt(x, train.gsd, b[name], k))
     if test.gsd_estimate is not None: out[HEAD] = score(positive(test.gsd_estimate, train.gsd), out['GSD token'].doubt if 'GSD token' in out else None)
     return out
-
-def known_gsd(features, what:str) -> None:
-    unknown = [p for p, g in zip(features.paths, plain(features.gsd)) if not g > 0]
-    if unknown: raise ValueError(f"{unknown[0]}: no known GSD, as {len(unknown) - 1} others of {len(features.paths)} {what} images; leave them out")
-
-def positive(said, train_gsd) -> np.ndarray:
-    "Answers in m/px, those below half the finest training GSD set to that: a head linear in metres can fall below zero."
-    return np.maximum(plain(said), plain(train_gsd).min()/2)
 
 # %% ../nbs/07_5_readout.ipynb #cross-compare
 def cross_compare(inputs:dict, gsd, places:Sequence|None=None, folds:int=5, k:int=10, resamples:int=2000, head=None) -> dict[str, GSDResult]:
@@ -369,6 +372,7 @@ class RiskCoverage:
     area: Estimate
     gain: Estimate
 
+# %% ../nbs/07_5_readout.ipynb #risk-coverage-of
 def risk_coverage(error, doubt, places:Sequence|None=None, resamples:int=2000) -> RiskCoverage:
     "What answering in the order of `doubt` `(N,)` does to the mean `error` `(N,)`; abstaining helps where `gain` is above 0 with its interval."
     rows = np.stack([plain(error), plain(doubt)], 1) if len(error) == len(doubt) else None
