@@ -9,9 +9,9 @@ __all__ = ['PRESETS', 'FREE', 'PANELS', 'LABELS', 'STYLES', 'PretrainConfig', 'n
            'one_thread', 'view_batches', 'Now', 'Schedules', 'schedules', 'build', 'fused_attention',
            'initial_backbone', 'load_all', 'make_optimiser', 'unsharded', 'plain_backbone', 'clip_gradients',
            'train_step', 'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'below', 'diagnose',
-           'minor_findings', 'health_figure', 'plot_run', 'LivePanel', 'knn_predict', 'KnnProbe', 'Run', 'read_rows',
-           'load_run', 'start_accelerator', 'on_main', 'set_aside', 'Signals', 'set_up', 'pretrain', 'DryRun',
-           'peak_memory', 'dry_run', 'main', 'run_command']
+           'minor_findings', 'health_figure', 'plot_run', 'LivePanel', 'knn_vote', 'knn_predict', 'KnnProbe', 'Run',
+           'read_rows', 'load_run', 'start_accelerator', 'on_main', 'set_aside', 'Signals', 'set_up', 'pretrain',
+           'DryRun', 'peak_memory', 'dry_run', 'main', 'run_command']
 
 # %% ../nbs/06_pretrain.ipynb #imports
 import difflib
@@ -632,21 +632,94 @@ class LivePanel:
         if self.handle is None: self.handle = display(picture, display_id=True)
         else: self.handle.update(picture)
 
+# %% ../nbs/06_pretrain.ipynb #knn-keys
+def _unit(x:torch.Tensor, device, name:str) -> torch.Tensor:
+    "Rows of `x` as fp32 on `device`, scaled to length 1; ValueError where one holds NaN or infinity."
+    x = x.to(device, torch.float32)
+    norm = x.norm(dim=1, keepdim=True)
+    if not norm.isfinite().all(): raise ValueError(f"{name} features hold NaN or infinite values")
+    return x/norm.clamp_min_(1e-12)
+
+def _keys(value:torch.Tensor, index:torch.Tensor) -> torch.Tensor:
+    "An int64 for each fp32 `value` and its `index` (below 2^32); they sort as the values do, of equal ones the lower index is larger."
+    bits = (value + 0.).view(torch.int32)                      # + 0. makes -0. and 0. one
+    return ((bits ^ (bits >> 31 & 0x7fffffff)).long() << 32) - index
+
+def _from_keys(keys:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    "The values and indices that `_keys` packed."
+    upper = -(-keys >> 32)
+    bits = upper.int()
+    return (bits ^ (bits >> 31 & 0x7fffffff)).view(torch.float32), (upper << 32) - keys
+
+# %% ../nbs/06_pretrain.ipynb #knn-nearest
+def _top_rows(table:torch.Tensor, k:int, run:int) -> tuple[torch.Tensor, torch.Tensor]:
+    "Values and rows `(n, k)` of the `k` largest in each column of `table (rows, n)`, rows a multiple of `run`: they lie in the k runs with the largest maxima."
+    n, upto = table.shape[1], lambda stop: torch.arange(stop, device=table.device)
+    best = table.view(len(table)//run, run, n).amax(1).T.float()
+    runs = _from_keys(_keys(best, upto(best.shape[1])).topk(min(k, best.shape[1])).values)[1]
+    row = (runs[:, :, None]*run + upto(run)).flatten(1)
+    return _from_keys(_keys(table[row, upto(n)[:, None]].float(), row).topk(k).values)
+
+# %% ../nbs/06_pretrain.ipynb #knn-finder
+def _finder(g:torch.Tensor, k:int, search:str, chunk:int):
+    "A function that takes up to `chunk` unit queries `(n, D)` and gives cosines and rows of the nearest of the unit rows `g`: `k` or more, or all there are."
+    few = min(k + 20*(search == 'bf16'), len(g))
+    run = max(1, int((len(g)/few)**0.5))                       # as many runs as rows in the best runs, roughly: the least work
+    rows, cheap = -(-len(g)//run)*run, (g - g.mean(0)).bfloat16() if search == 'bf16' else g
+    space = cheap.new_empty(rows*chunk)                        # one table's memory for all chunks
+    def find(q):
+        table = space[:rows*len(q)].view(rows, len(q))
+        table[len(g):] = -math.inf
+        torch.mm(cheap, q.T.to(cheap.dtype), out=table[:len(g)])
+        cosine, row = _top_rows(table, few, run)
+        return ((g[row] @ q[:, :, None])[..., 0] if search == 'bf16' else cosine), row
+    return find
+
+# %% ../nbs/06_pretrain.ipynb #knn-search
+@torch.no_grad()
+def nearest(gallery:torch.Tensor, queries:torch.Tensor, k:int, chunk:int=256, block:int=65_536,
+            search:str='fp32') -> tuple[torch.Tensor, torch.Tensor]:
+    """The `k` of `gallery (M, D)` with the largest cosines to each of `queries (N, D)`: fp32 cosines `(N, k)`, descending, and indices; of equal ones the lower index first.
+    The gallery may be a memory map: one `block` of it at a time is on the queries' device, with similarities to one `chunk` of queries.
+    `search='bf16'` is approximate: bf16 products choose `k` + 20 candidates of each block, so a neighbour can be missed; their cosines are fp32 products."""
+    if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
+        raise ValueError(f"training features {tuple(gallery.shape)} and test features {tuple(queries.shape)} must be (number, D) with the same D")
+    if not 1 <= k <= len(gallery): raise ValueError(f"k={k} neighbours of {len(gallery)} training features; k must be from 1 to that number")
+    if chunk < 1 or block < 1: raise ValueError(f"chunk={chunk} and block={block} must be 1 or more")
+    if search not in ('fp32', 'bf16'): raise ValueError(f"search={search!r} must be 'fp32' or 'bf16'")
+    best = torch.full((len(queries), k), -2**63, device=queries.device)
+    for a in range(0, len(gallery), block):
+        find = _finder(_unit(gallery[a:a + block], queries.device, 'training'), k, search, min(chunk, len(queries)))
+        for q, mine in zip(queries.split(chunk), best.split(chunk)):
+            cosine, row = find(_unit(q, q.device, 'test'))
+            mine.copy_(torch.cat([mine, _keys(cosine, row + a)], 1).topk(k).values)
+    return _from_keys(best)
+
 # %% ../nbs/06_pretrain.ipynb #knn-predict
+def _classes(train_y:torch.Tensor, num_classes:int|None) -> int:
+    "The number of classes, one more than the largest label unless given; ValueError where labels are no integers from 0 to one less."
+    if train_y.dtype == torch.bool or train_y.is_floating_point(): raise ValueError(f"training labels are {train_y.dtype}; they must be integers")
+    if train_y.min() < 0: raise ValueError("training labels must be 0 or more; some tiles have no class")
+    top = int(train_y.max())
+    if num_classes is not None and top >= num_classes: raise ValueError(f"num_classes={num_classes}, but a training label is {top}")
+    return top + 1 if num_classes is None else num_classes
+
+def knn_vote(cosine:torch.Tensor, index:torch.Tensor, train_y:torch.Tensor, k:int=20, temperature:float=0.07,
+             num_classes:int|None=None) -> torch.Tensor:
+    "Class scores `(N, C)` from the first `k` of each query's neighbours, as `nearest` gives them: the sum over each class of exp(cosine / temperature)."
+    if not 1 <= k <= cosine.shape[1]: raise ValueError(f"k={k} of {cosine.shape[1]} neighbours found; k must be from 1 to that number")
+    if index.numel() and index.max() >= len(train_y): raise ValueError(f"{len(train_y)} labels, but training feature {int(index.max())} is a neighbour")
+    scores = cosine.new_zeros(len(cosine), _classes(train_y, num_classes))
+    return scores.scatter_add_(1, train_y.to(index.device)[index[:, :k]].long(), (cosine[:, :k]/temperature).exp())
+
+# %% ../nbs/06_pretrain.ipynb #knn-scores
 def knn_predict(train_x:torch.Tensor, train_y:torch.Tensor, test_x:torch.Tensor, k:int=20, temperature:float=0.07,
-                num_classes:int|None=None, chunk:int=1024) -> torch.Tensor:
-    "Class scores `(N, C)` by weighted k nearest neighbours of L2-normalised features; the argmax is the prediction."
+                num_classes:int|None=None, chunk:int=256, search:str='fp32') -> torch.Tensor:
+    "Class scores `(N, C)` of `test_x` by weighted k nearest neighbours (`nearest`, then `knn_vote`); the argmax is the prediction."
     if len(train_x) != len(train_y): raise ValueError(f"{len(train_y)} labels for {len(train_x)} training features")
     if not 1 <= k <= len(train_x): raise ValueError(f"k={k} neighbours of {len(train_x)} training features; k must be from 1 to that number")
-    if train_y.min() < 0: raise ValueError("training labels must be 0 or more; some tiles have no class")
-    for name, x in (('training', train_x), ('test', test_x)):
-        if not x.isfinite().all(): raise ValueError(f"{name} features hold NaN or infinite values")
-    C = num_classes or int(train_y.max()) + 1
-    gallery, scores = F.normalize(train_x.float(), dim=1).T, []
-    for x in F.normalize(test_x.float(), dim=1).split(chunk):
-        cosine, neighbour = (x @ gallery).topk(k, dim=1)
-        scores.append(torch.zeros(len(x), C, device=x.device).scatter_add_(1, train_y[neighbour], (cosine/temperature).exp()))
-    return torch.cat(scores)
+    C = _classes(train_y, num_classes)                         # before the search, which can take long
+    return knn_vote(*nearest(train_x, test_x, k, chunk, search=search), train_y, k, temperature, C)
 
 # %% ../nbs/06_pretrain.ipynb #knn-probe
 class KnnProbe:

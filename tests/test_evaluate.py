@@ -1,0 +1,194 @@
+"""Evaluation from end to end: the command, real data sets, peers, features that are kept, and what cannot work."""
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from satdino_nb.classify import scale_sizes
+from satdino_nb.data import FMOW, Tiles, Windows, geotiff_tiles, ground_squares, sample_tiles, samples_dir, split_tiles
+from satdino_nb.evaluate import PROTOCOLS, evaluate, extract_features, knn_predict
+from satdino_nb.vit import as_backbone, load_satdino
+
+WEIGHTS = samples_dir()/'model.safetensors'
+
+
+def command(*args):
+    return subprocess.run([sys.executable, '-m', 'satdino_nb.evaluate', *map(str, args)], text=True, capture_output=True, timeout=600)
+
+
+def table(path, tiles, **more):
+    with path.open('w', newline='') as f:
+        rows = csv.writer(f)
+        rows.writerow(('file', 'class', 'gsd', *more))
+        rows.writerows((p, tiles.classes[y], g, *(v[i] for v in more.values())) for i, (p, y, g) in enumerate(zip(tiles.paths, tiles.labels, tiles.gsds)))
+    return path
+
+
+@pytest.fixture
+def split_table(tmp_path):
+    train, test = sample_tiles('train'), sample_tiles('test')
+    both = Tiles(train.paths + test.paths, train.gsds + test.gsds, train.labels + test.labels, train.classes)
+    return table(tmp_path/'samples.csv', both, split=['train']*len(train) + ['test']*len(test))
+
+
+def test_the_command_leaves_a_report(split_table, tmp_path):
+    out = tmp_path/'report'
+    done = command('--models', WEIGHTS, '--data', split_table, '--protocols', 'knn', 'scales', 'logistic', 'few', '--counts', 1, 5, '--out', out, '--workers', 0)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((out/'results.json').read_text())['results']
+    assert len(list(csv.DictReader((out/'results.csv').open()))) == len(rows)
+    value = {(r['model'], r['protocol'], r['setting'], r['metric']): r for r in rows if r['kind'] == 'value'}
+    model = 'data_samples'                                                  # the folder of a model.safetensors
+    train, test = (extract_features(load_satdino(WEIGHTS), sample_tiles(s)) for s in ('train', 'test'))
+    right = (knn_predict(train.cls, train.labels, test.cls).argmax(1) == test.labels).float().mean().item()
+    assert value[model, 'knn', 'k 20', 'accuracy']['value'] == pytest.approx(right, abs=1e-6)
+    same = [value[model, 'scales', s, 'accuracy']['value'] for s in ('100 %', '50 %', '25 %', '12.5 %')]
+    assert value[model, 'scales', 'mean', 'accuracy']['value'] == pytest.approx(np.mean(same))
+    assert value['untrained', 'knn', 'k 20', 'accuracy']['interval'] == 'range over seeds'
+    less = [r for r in rows if r['kind'] == f'less {model}' and r['protocol'] == 'knn' and r['model'] == 'pixels']
+    assert less[0]['high'] < 0, "pixels are worse than the model on the same images"
+    for r in rows: assert r['low'] <= r['value'] + 1e-9 or r['metric'] == 'calibration error', r
+    assert {'confusion.png', 'worst_pairs.png', 'cross_scale.png', 'few_labels.png', 'reliability_logistic.png', 'report.md'} <= {p.name for p in out.iterdir()}
+    assert all(name in done.stdout for name in (model, 'untrained', 'pixels', 'colour histogram'))
+    start = time.perf_counter()
+    again = command('--models', WEIGHTS, '--data', split_table, '--protocols', 'knn', '--no-baselines', '--out', out, '--workers', 0)
+    assert again.returncode == 0 and f"{100*right:.1f}" in again.stdout, again.stderr
+
+
+@pytest.mark.parametrize('args,words', [
+    (['--models', WEIGHTS], ['--data', '--train', '--run']),
+    ([], ['--models', '--run']),
+    (['--models', WEIGHTS, '--train', 'TABLE', '--data', 'TABLE'], ['--data', '--train']),
+    (['--models', WEIGHTS, '--data', 'TABLE', '--protocols', 'umap'], ['umap', 'knn']),
+    (['--models', WEIGHTS, '--data', 'TABLE', '--ks', 1000], ['1000', '270']),
+    (['--models', 'absent.safetensors', '--data', 'TABLE'], ['absent.safetensors', 'no such']),
+    (['--models', WEIGHTS, '--data', 'absent.csv'], ['absent.csv', 'no such']),
+    (['--models', WEIGHTS, '--train', 'TABLE', '--test', 'OTHER'], ['volcano', 'no training tile']),
+    (['--models', WEIGHTS, '--data', samples_dir()/'scenes', '--gsd', 2, '--split', 'place'], ['no place']),
+    (['--models', WEIGHTS, '--data', samples_dir()/'scenes', '--gsd', 2, '--split', 'class'], ['no training tile']),
+    (['--run', 'absent', '--data', 'TABLE'], ['--run']),
+], ids=lambda v: ' '.join(str(x) for x in v)[-40:])
+def test_what_cannot_work_is_said(args, words, split_table, tmp_path):
+    few = sample_tiles('test').subset(range(4))
+    few.classes = tuple(['volcano', *few.classes[1:]])
+    named = {'TABLE': split_table, 'OTHER': table(tmp_path/'other.csv', few)}
+    done = command(*(named.get(a, a) for a in args), '--workers', 0)
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert all(w in said for w in words), said
+    assert 'Traceback' not in said, said
+
+
+def test_sizes_of_the_four_scales():
+    "The rule of the released code on its data sets' image sizes."
+    assert scale_sizes(64, 16) == [64, 32, 16, 16] and scale_sizes(64, 8) == [64, 32, 16, 8]        # EuroSAT
+    assert scale_sizes(256, 16) == [256, 128, 64, 32] and scale_sizes(200, 16) == [192, 96, 48, 16] # RESISC45, SIRI-WHU
+    assert scale_sizes(600, 8) == [600, 296, 144, 72] and scale_sizes(512, 16) == [512, 256, 128, 64]
+
+
+def test_four_scales_on_eurosat(shared):
+    "From JPEG files to the mean of four scales, on a part of the given split."
+    root = shared('data/eurosat')
+    parts = []
+    for name, most in (('train', 600), ('val', 200)):
+        files = sorted((root/f'{name}.txt').read_text().split())
+        chosen = [files[i] for i in np.linspace(0, len(files) - 1, most).astype(int)]
+        classes = sorted({f.split('/')[1] for f in files})
+        parts.append(Tiles([root/f for f in chosen], [10]*most, [classes.index(f.split('/')[1]) for f in chosen], classes))
+    report = evaluate(WEIGHTS, *parts, protocols=('knn', 'scales', 'gsd'), progress=False)
+    assert not report.problems
+    for protocol, setting in (('knn', 'k 20'), ('scales', 'mean')):
+        assert report.value('data_samples', protocol, setting).low > 0.25 > 0.1, "far above chance"
+    assert report.value('data_samples', 'gsd', 'GSD token', 'R2 of log GSD').n == 200              # of random crops: all tiles have one GSD
+
+
+def test_uc_merced_by_neighbours(shared):
+    root = shared('data/ucmerced')
+    classes = sorted(p.name for p in root.iterdir() if p.is_dir())
+    read = lambda name: Tiles([root/f for f in (lines := (root/name).read_text().split())], [0.3048]*len(lines), [classes.index(f.split('/')[0]) for f in lines], classes)
+    report = evaluate(WEIGHTS, read('train.txt'), read('val.txt'), progress=False, ks=(1, 5))
+    assert report.value('data_samples', 'knn', 'k 1').n == 168 and report.value('data_samples', 'knn', 'k 1').low > 1.5/21
+
+
+def test_a_split_by_location(shared, tmp_path):
+    "Windows of georeferenced files, in squares of the ground; the intervals are over squares."
+    tiles = geotiff_tiles(shared('data/neon_0.1m'), how=Windows(size=100), on_error='skip')
+    placed = ground_squares(tiles, 20)
+    rest, held = split_tiles(placed, 0.3, by='place')
+    assert set(rest.places).isdisjoint(held.places) and len(set(placed.places)) > 20
+    mean = lambda t: [int(t[i].image.float().mean() > 110) for i in range(len(t))]
+    for part in (rest, held): part.labels, part.classes = mean(part), ('dark', 'bright')
+    report = evaluate(WEIGHTS, rest, held, baselines=False, progress=False, ks=(5,))
+    assert report.settings['places'] == len(set(held.places)) == report.value('data_samples', 'knn', 'k 5').n < len(held)
+    assert report.value('data_samples', 'knn', 'k 5').value > 0.6
+
+
+def test_a_peer_of_one_size_does_not_end_the_others():
+    torch.manual_seed(0)
+    stiff = as_backbone(timm.create_model('vit_tiny_patch16_224', num_classes=0, img_size=32, depth=2))
+    report = evaluate({'ours': WEIGHTS, 'stiff': stiff}, sample_tiles('train'), sample_tiles('test'), protocols=('knn', 'scales'), baselines=False, progress=False)
+    assert report.value('stiff', 'knn', 'k 20') and report.value('ours', 'scales', 'mean')
+    assert [p for p in report.problems if p.startswith('stiff, scales')] == report.problems and len(report.problems) == 1
+
+
+class ReadsScale(nn.Module):
+    "A network that is told the GSD."
+    def __init__(self): super().__init__(); self.p = nn.Conv2d(3, 4, 8, 8)
+    def forward(self, x, gsd): return torch.cat([self.p(x).mean((2, 3)), gsd[:, None]], 1)
+
+
+def test_a_peer_that_reads_the_gsd_is_told_that_of_its_input():
+    tiles = sample_tiles('test').subset(range(6))
+    f = extract_features(as_backbone(ReadsScale(), FMOW, img_size=64), tiles, size=32)
+    assert torch.allclose(f.cls[:, 4].double(), torch.tensor(tiles.gsds).double()*128/32, rtol=1e-5)
+    unknown = sample_tiles('test').subset(range(6)); unknown.gsds[2] = None
+    with pytest.raises(ValueError, match='GSD'): extract_features(as_backbone(ReadsScale(), FMOW, img_size=64), unknown)
+
+
+KILLED = """
+import sys, time
+from satdino_nb.data import sample_tiles
+from satdino_nb.features import FeatureColumns, extract_features
+from satdino_nb.vit import load_satdino
+from satdino_nb.data import samples_dir
+add = FeatureColumns.add
+def slow(self, rows): add(self, rows); self.note(); print(self.done, flush=True); time.sleep(0.2)
+FeatureColumns.add = slow
+extract_features(load_satdino(samples_dir()/'model.safetensors'), sample_tiles('train'), batch_size=16, cache=sys.argv[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='sends SIGKILL')
+def test_features_survive_a_kill(tmp_path):
+    process = subprocess.Popen([sys.executable, '-c', KILLED, tmp_path], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if int(line) >= 96: process.send_signal(signal.SIGKILL); break
+    process.wait()
+    note = json.loads(next(tmp_path.rglob('done.json')).read_text())
+    assert 96 <= note['rows'] < 270
+    model, read = load_satdino(WEIGHTS), []
+    class Counted(Tiles):
+        def pixels(self, i): read.append(i); return super().pixels(i)
+    tiles = sample_tiles('train')
+    plain = extract_features(model, tiles, batch_size=16)
+    tiles.__class__ = Counted
+    kept = extract_features(model, tiles, batch_size=16, cache=tmp_path)
+    assert torch.equal(kept.cls, plain.cls) and torch.equal(kept.gsd, plain.gsd) and len(read) == 270 - note['rows']
+
+
+def test_intervals_and_pairs_in_a_report():
+    train, test = sample_tiles('train'), sample_tiles('test')
+    report = evaluate({'a': WEIGHTS, 'b': WEIGHTS}, train, test, protocols=('knn', 'logistic', 'retrieval'), baselines=False, progress=False)
+    pairs = report.differences()
+    assert {(r.protocol, r.metric) for r, _ in pairs} == {('knn', 'accuracy'), ('logistic', 'accuracy'), ('retrieval', 'precision')}
+    assert all(r.model == 'b' and e.value == e.low == e.high == 0 for r, e in pairs), "a model does not differ from itself"
+    assert set(PROTOCOLS) >= {'knn', 'scales', 'linear', 'logistic', 'few', 'retrieval', 'finetune', 'gsd'}
