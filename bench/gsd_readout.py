@@ -96,10 +96,12 @@ def report(what:str, results:dict, main:str) -> tuple[str, dict]:
             'Bias in octaves:', bias_table({n: single[n] for n in (GEOMETRIC, 'image statistics', f'{main}: GSD token')}),
             'Abstention (mean error less area under risk over coverage, octaves):',
             '\n'.join(f"- {n}: area {c.area.value:.3g}, best {c.best.mean():.3g}, random {c.risk[-1]:.3g}; gain {c.gain}" for n, c in curves.items())]
-    kept = dict(images=len(token.true), gsd=[float(token.true.min()), float(token.true.max())], results=readout_record(single),
+    kept = dict(images=len(token.true), gsd=[float(token.true.min()), float(token.true.max())],
+                results=readout_record(single),
                 untrained={n: [dict(numbers=readout_record({n: r})[n]['numbers']) for r in rs] for n, rs in results.items() if isinstance(rs, list)},
                 differences_in_octaves={n: short(vars(g)) for n, g in gaps.items()},
-                abstention={n: dict(area=short(vars(c.area)), gain=short(vars(c.gain)), **short(dict(best=float(c.best.mean()), random=float(c.risk[-1])))) for n, c in curves.items()})
+                abstention={n: dict(area=short(vars(c.area)), gain=short(vars(c.gain)),
+                                    **short(dict(best=float(c.best.mean()), random=float(c.risk[-1])))) for n, c in curves.items()})
     return '\n\n'.join(text), kept
 
 
@@ -127,8 +129,8 @@ def main():
     print(f'{len(tiles)} tiles, {len(set(tiles.places))} places, {seconds} s')
     if args.out:
         settings = dict(size=args.size, seeds=args.seeds, crop_seed=0, tiles=len(tiles), places=len(set(tiles.places)), folds='each place in turn')
-        args.out.write_text(json.dumps(dict(machine=machine, command=f"python bench/gsd_readout.py --pyramid PATH{' --model ' + ' '.join(args.model) if args.model else ''} --out FILE",
-                                            settings=settings, seconds=seconds, sets=kept), indent=1) + '\n')
+        command = f"python bench/gsd_readout.py --pyramid PATH{' --model ' + ' '.join(args.model) if args.model else ''} --out FILE"
+        args.out.write_text(json.dumps(dict(machine=machine, command=command, settings=settings, seconds=seconds, sets=kept), indent=1) + '\n')
 
 
 if __name__ == '__main__': main()

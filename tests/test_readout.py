@@ -51,7 +51,8 @@ def test_scores_that_are_impossible_are_refused(made):
                         (lambda: risk_coverage([1, 2.], [1.]), '1 doubts for 2'), (lambda: risk_coverage([1, 2.], [1, np.nan]), 'NaN'),
                         (lambda: neighbour_doubt(made[0], made[1], made[0], k=N + 1), 'neighbours'), (lambda: log_gsd([]), 'no images'),
                         (lambda: image_statistics(sample_tiles('test'), 8), 'too few'),
-                        (lambda: fit_readout(*made[:2]).predict(made[0][:, 1:]), 'for a read-out of'), (lambda: fit_readout(*made[:2]).predict(made[0]*np.inf), 'NaN')]:
+                        (lambda: fit_readout(*made[:2]).predict(made[0][:, 1:]), 'for a read-out of'),
+                        (lambda: fit_readout(*made[:2]).predict(made[0]*np.inf), 'NaN')]:
         with pytest.raises(ValueError, match=words): call()
 
 
@@ -90,6 +91,20 @@ def test_a_held_out_image_has_no_part_in_its_answer(made):
         held = again.fold == f
         assert np.array_equal(held, plain.fold == f) and np.array_equal(again.gsd[held], plain.gsd[held]) and np.array_equal(again.doubt[held], plain.doubt[held])
         assert not np.allclose(again.gsd[~held], plain.gsd[~held])
+
+
+def test_the_strength_is_chosen_across_places_inside_of_each_fold():
+    "Tokens that tell the place by heart and the scale faintly: folds without places would choose a weak ridge, which learns the places."
+    rng, place = np.random.default_rng(5), np.repeat(np.arange(20), 12)
+    log = rng.normal(0, 1, 20)[place]
+    tokens = np.c_[rng.normal(0, 1, (20, 30))[place] + rng.normal(0, 0.05, (N, 30)), log + rng.normal(0, 2, N)]
+    by_place, by_image = fit_readout(tokens, np.exp(log), groups=place), fit_readout(tokens, np.exp(log))
+    assert by_place.alpha > 100*by_image.alpha
+    crossed = cross_predicted(tokens, np.exp(log), place)
+    for f in range(5):
+        fit = crossed.fold != f
+        expected = fit_readout(tokens[fit], np.exp(log[fit]), groups=place[fit]).predict(tokens[~fit])
+        assert np.allclose(crossed.gsd[~fit], expected) and not set(place[fit]) & set(place[~fit])
 
 
 def test_bias_is_kept_by_octave():
