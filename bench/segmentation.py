@@ -79,7 +79,8 @@ def compare(title, data, folds, config, model, seeds):
     print(f"\nlinear, untrained, over seeds: {over_seeds(untrained)}")
     keep = {r.name: dict(miou=vars(r.estimate()), minus_satdino=vars(r.minus(results[0])), pixel_accuracy=pixel_accuracy(r.confusions.sum(0)),
                          iou=dict(zip(r.classes, r.iou().tolist())), seconds=seconds.get(r.name), confusions=r.confusions.tolist()) for r in results}
-    return results, dict(classes=data.classes, names=[Path(n.split(' (')[0]).name for n in data.names], places=data.places, folds=[str(f) for f in folds], results=keep)
+    names = [Path(n.split(' (')[0]).name for n in data.names]
+    return results, dict(classes=data.classes, names=names, places=data.places, folds=[str(f) for f in folds], results=keep)
 
 
 def by_zoom(results, paths):
