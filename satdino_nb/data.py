@@ -647,7 +647,8 @@ def lonlat(path, rowcol:np.ndarray) -> list:
     from rasterio.warp import transform
     with open_raster(path) as src:
         if src.crs is None or src.transform.is_identity: return [None]*(len(rowcol)//4)
-        x, y = src.transform*(rowcol[:, 1], rowcol[:, 0])
+        t, (row, column) = src.transform, rowcol.T
+        x, y = t.a*column + t.b*row + t.c, t.d*column + t.e*row + t.f
         return list(np.stack(transform(src.crs, 'EPSG:4326', list(x), list(y)), 1).reshape(-1, 4, 2))
 
 # %% ../nbs/02_data.ipynb #ground-squares

@@ -235,7 +235,7 @@ def baseline_features(tiles:Dataset, size:int=64, crop_pct:float=1.0, side:int=1
     tiles, parts = as_tiles(tiles), dict(pixels=[], histogram=[], gsd=[])
     for batch in tqdm(DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers), 'baselines', leave=False):
         x, gsd = centre_view(batch, size, crop_pct)
-        parts['pixels'].append(F.adaptive_avg_pool2d(x, min(side, size)).flatten(1) - 0.5)
+        parts['pixels'].append(F.adaptive_avg_pool2d(x, side).flatten(1) - 0.5)
         bin_of = ((x*bins).long().clamp(max=bins - 1) * torch.tensor([bins*bins, bins, 1])[:, None, None]).sum(1).flatten(1)
         parts['histogram'].append((torch.zeros(len(x), bins**3).scatter_add_(1, bin_of, torch.ones_like(bin_of, dtype=torch.float32))/size**2).sqrt())
         parts['gsd'].append(gsd)

@@ -40,16 +40,20 @@ def test_pretrain_leaves_weights_configuration_and_numbers(run):
     assert load_satdino(out/'model.safetensors').config.depth == 2
 
 
+def results(out):
+    return json.loads((out/'evaluation'/'results.json').read_text())
+
+
 def test_evaluate_compares_with_the_baselines(run):
     out, _ = run
     done = command('evaluate', '--run', out, '--workers', 0)
     assert done.returncode == 0, done.stderr
-    report = json.loads((out/'knn.json').read_text())
-    assert set(report['knn']) == {'SatDINO', 'untrained', 'pixels', 'colour histogram'}
-    n = report['held_out']
-    for accuracies in report['knn'].values():
-        for a in accuracies: assert a['n'] == n > 0 and 0 <= a['low'] <= a['value'] <= a['high'] <= 1
-    assert all(name in done.stdout for name in report['knn'])
+    report = results(out)
+    assert report['settings']['models'] == ['first', 'untrained', 'pixels', 'colour histogram'] and report['settings']['steps'] == 3
+    n = report['settings']['test']
+    for r in report['results']: assert r['low'] <= r['value'] <= r['high'] and (r['n'] in (n, 3))
+    assert {r['protocol'] for r in report['results']} == {'knn', 'gsd of views'}
+    assert all(name in done.stdout for name in report['settings']['models'])
 
 
 def test_help_lists_every_setting():
@@ -114,10 +118,9 @@ def test_bad_images_can_be_skipped(tiles, tmp_path):
     out = tmp_path/'run'
     done = command('pretrain', '--data', tmp_path/'set', '--gsd', 2, '--out', out, *SMALL, '--on-error', 'skip')
     assert done.returncode == 0 and 'left out 2 of 50' in done.stderr and 'broken.jpg' in done.stderr, done.stderr
-    done = command('evaluate', '--run', out, '--workers', 0, '--k', 5)
+    done = command('evaluate', '--run', out, '--workers', 0, '--ks', 5)
     assert done.returncode == 0, done.stderr
-    report = json.loads((out/'knn.json').read_text())
-    assert report['train'] + report['held_out'] == 48
+    assert results(out)['settings']['train'] + results(out)['settings']['test'] == 48
 
 
 def test_audit_and_stats(tiles, tmp_path):
