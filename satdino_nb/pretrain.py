@@ -632,7 +632,7 @@ class LivePanel:
         if self.handle is None: self.handle = display(picture, display_id=True)
         else: self.handle.update(picture)
 
-# %% ../nbs/06_pretrain.ipynb #knn-keys
+# %% ../nbs/06_pretrain.ipynb #knn-nearest
 def _unit(x:torch.Tensor, device, name:str) -> torch.Tensor:
     "Rows of `x` as fp32 on `device`, scaled to length 1; ValueError where one holds NaN or infinity."
     x = x.to(device, torch.float32)
@@ -640,60 +640,33 @@ def _unit(x:torch.Tensor, device, name:str) -> torch.Tensor:
     if not norm.isfinite().all(): raise ValueError(f"{name} features hold NaN or infinite values")
     return x/norm.clamp_min_(1e-12)
 
-def _keys(value:torch.Tensor, index:torch.Tensor) -> torch.Tensor:
-    "An int64 for each fp32 `value` and its `index` (below 2^32); they sort as the values do, of equal ones the lower index is larger."
-    bits = (value + 0.).view(torch.int32)                      # + 0. makes -0. and 0. one
-    return ((bits ^ (bits >> 31 & 0x7fffffff)).long() << 32) - index
-
-def _from_keys(keys:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    "The values and indices that `_keys` packed."
-    upper = -(-keys >> 32)
-    bits = upper.int()
-    return (bits ^ (bits >> 31 & 0x7fffffff)).view(torch.float32), (upper << 32) - keys
-
-# %% ../nbs/06_pretrain.ipynb #knn-nearest
-def _top_rows(table:torch.Tensor, k:int, run:int) -> tuple[torch.Tensor, torch.Tensor]:
-    "Values and rows `(n, k)` of the `k` largest in each column of `table (rows, n)`, rows a multiple of `run`: they lie in the k runs with the largest maxima."
-    n, upto = table.shape[1], lambda stop: torch.arange(stop, device=table.device)
-    best = table.view(len(table)//run, run, n).amax(1).T.float()
-    runs = _from_keys(_keys(best, upto(best.shape[1])).topk(min(k, best.shape[1])).values)[1]
-    row = (runs[:, :, None]*run + upto(run)).flatten(1)
-    return _from_keys(_keys(table[row, upto(n)[:, None]].float(), row).topk(k).values)
-
-# %% ../nbs/06_pretrain.ipynb #knn-finder
-def _finder(g:torch.Tensor, k:int, search:str, chunk:int):
-    "A function that takes up to `chunk` unit queries `(n, D)` and gives cosines and rows of the nearest of the unit rows `g`: `k` or more, or all there are."
-    few = min(k + 20*(search == 'bf16'), len(g))
-    run = max(1, int((len(g)/few)**0.5))                       # as many runs as rows in the best runs, roughly: the least work
-    rows, cheap = -(-len(g)//run)*run, (g - g.mean(0)).bfloat16() if search == 'bf16' else g
-    space = cheap.new_empty(rows*chunk)                        # one table's memory for all chunks
-    def find(q):
-        table = space[:rows*len(q)].view(rows, len(q))
-        table[len(g):] = -math.inf
-        torch.mm(cheap, q.T.to(cheap.dtype), out=table[:len(g)])
-        cosine, row = _top_rows(table, few, run)
-        return ((g[row] @ q[:, :, None])[..., 0] if search == 'bf16' else cosine), row
-    return find
-
-# %% ../nbs/06_pretrain.ipynb #knn-search
-@torch.no_grad()
-def nearest(gallery:torch.Tensor, queries:torch.Tensor, k:int, chunk:int=256, block:int=65_536,
-            search:str='fp32') -> tuple[torch.Tensor, torch.Tensor]:
-    """The `k` of `gallery (M, D)` with the largest cosines to each of `queries (N, D)`: fp32 cosines `(N, k)`, descending, and indices; of equal ones the lower index first.
-    The gallery may be a memory map: one `block` of it at a time is on the queries' device, with similarities to one `chunk` of queries.
-    `search='bf16'` is approximate: bf16 products choose `k` + 20 candidates of each block, so a neighbour can be missed; their cosines are fp32 products."""
+def _check_search(gallery:torch.Tensor, queries:torch.Tensor, k:int, chunk:int, block:int, search:str) -> None:
+    "ValueError for what `nearest` cannot do."
     if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
         raise ValueError(f"training features {tuple(gallery.shape)} and test features {tuple(queries.shape)} must be (number, D) with the same D")
     if not 1 <= k <= len(gallery): raise ValueError(f"k={k} neighbours of {len(gallery)} training features; k must be from 1 to that number")
     if chunk < 1 or block < 1: raise ValueError(f"chunk={chunk} and block={block} must be 1 or more")
     if search not in ('fp32', 'bf16'): raise ValueError(f"search={search!r} must be 'fp32' or 'bf16'")
-    best = torch.full((len(queries), k), -2**63, device=queries.device)
+
+# %% ../nbs/06_pretrain.ipynb #knn-search
+@torch.no_grad()
+def nearest(gallery:torch.Tensor,    # (M, D), may be a memory map: one block of it at a time is on the queries' device,
+            queries:torch.Tensor,    # (N, D)
+            k:int, chunk:int=256,    # with its similarities to one chunk of queries
+            block:int=65_536, search:str='fp32') -> tuple[torch.Tensor, torch.Tensor]:
+    "fp32 cosines `(N, k)`, descending, and indices of each query's nearest in the gallery; 'bf16' is approximate: it may miss a neighbour, the cosines are exact."
+    _check_search(gallery, queries, k, chunk, block, search)
+    best, index = queries.new_full((len(queries), k), -math.inf, dtype=torch.float32), queries.new_zeros(len(queries), k, dtype=torch.long)
     for a in range(0, len(gallery), block):
-        find = _finder(_unit(gallery[a:a + block], queries.device, 'training'), k, search, min(chunk, len(queries)))
-        for q, mine in zip(queries.split(chunk), best.split(chunk)):
-            cosine, row = find(_unit(q, q.device, 'test'))
-            mine.copy_(torch.cat([mine, _keys(cosine, row + a)], 1).topk(k).values)
-    return _from_keys(best)
+        g = _unit(gallery[a:a + block], queries.device, 'training')
+        table = (g - g.mean(0)).bfloat16() if search == 'bf16' else g
+        for b in range(0, len(queries), chunk):
+            here, q = slice(b, b + chunk), _unit(queries[b:b + chunk], queries.device, 'test')
+            cosine, row = (q.to(table.dtype) @ table.T).topk(min(k + 20*(search == 'bf16'), len(g)), dim=1)
+            if search == 'bf16': cosine = (g[row] @ q[:, :, None])[..., 0]
+            best[here], pick = torch.cat([best[here], cosine], 1).topk(k, dim=1)
+            index[here] = torch.cat([index[here], row + a], 1).gather(1, pick)
+    return best, index
 
 # %% ../nbs/06_pretrain.ipynb #knn-predict
 def _classes(train_y:torch.Tensor, num_classes:int|None) -> int:

@@ -87,17 +87,6 @@ def test_any_cut_gives_the_nearest(search, chunk, block, k):
     torch.testing.assert_close(knn_vote(*ours, y, k).double(), scores, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('chunk, block', [(256, 65_536), (7, 1000), (40, 1), (39, 90), (4, 25)])
-def test_equal_cosines_go_by_the_lower_index(chunk, block):
-    "Features of +1 and -1 have cosines that are exact however they are summed, and most are equal."
-    g = torch.Generator().manual_seed(0)
-    x, test = (torch.randint(2, (n, 16), generator=g)*2. - 1 for n in (600, 40))
-    cosine, index = (test @ x.T/16).sort(dim=1, descending=True, stable=True)
-    assert (cosine[:, 69] == cosine[:, 70]).float().mean() > 0.5, 'nothing is equal at the k-th place'
-    ours = nearest(x, test, 70, chunk, block)
-    assert torch.equal(ours[1], index[:, :70]) and torch.equal(ours[0], cosine[:, :70])
-
-
 @pytest.mark.parametrize('search', ['fp32', 'bf16'])
 def test_the_same_twice(search):
     x, y, test, _ = clustered(3000, 100)
