@@ -73,14 +73,16 @@ def compare(title, data, folds, config, model, seeds):
         results.append(segment_folds(backbone, data, folds, config, head, name))
         seconds[name] = round(time.perf_counter() - start, 1)
         print(f"{title}: {name}: {results[-1].estimate()}, {seconds[name]} s", file=sys.stderr, flush=True)
-    results.append(majority_result(data, results[0]))
-    untrained = [r.estimate() for r in results if 'linear, untrained' in r.name]
+    results.append(majority_result(data, results[0]))                             # the same class, whichever fold is left out
+    untrained, by_name = [r.estimate() for r in results if 'linear, untrained' in r.name], {r.name: r for r in results}
+    pretrained = by_name['pyramid, fine-tuned SatDINO'].minus(by_name['pyramid, from untrained weights'])
     print(f"\n{title}: {len(data)} images, {len(set(folds))} folds, {len(set(data.places))} places\n\n{segment_table(results, results[0])}")
-    print(f"\nlinear, untrained, over seeds: {over_seeds(untrained)}")
+    print(f"\nlinear, untrained, over seeds: {over_seeds(untrained)}\npyramid, SatDINO minus untrained weights: {pretrained}")
     keep = {r.name: dict(miou=vars(r.estimate()), minus_satdino=vars(r.minus(results[0])), pixel_accuracy=pixel_accuracy(r.confusions.sum(0)),
                          iou=dict(zip(r.classes, r.iou().tolist())), seconds=seconds.get(r.name), confusions=r.confusions.tolist()) for r in results}
     names = [Path(n.split(' (')[0]).name for n in data.names]
-    return results, dict(classes=data.classes, names=names, places=data.places, folds=[str(f) for f in folds], results=keep)
+    return results, dict(classes=data.classes, names=names, places=data.places, folds=[str(f) for f in folds], results=keep,
+                         pyramid_satdino_minus_untrained=vars(pretrained))
 
 
 def by_zoom(results, paths):
