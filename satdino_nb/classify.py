@@ -65,8 +65,8 @@ def standardised(train_x:torch.Tensor, *others:torch.Tensor) -> list[torch.Tenso
 def train_heads(x:torch.Tensor, y:torch.Tensor, num_classes:int, kinds:Sequence[tuple], epochs:int=100, batch_size:int=256, seed:int=0) -> list[nn.Linear]:
     "A linear head for each of `kinds`, (optimiser 'sgd' or 'adamw', learning rate), all trained in the same pass."
     g = torch.Generator().manual_seed(seed)
-    heads = [nn.Linear(x.shape[1], num_classes, device=x.device) for _ in kinds]
-    for h in heads: nn.init.normal_(h.weight.data.cpu(), 0, 0.01, generator=g); h.bias.data.zero_()
+    heads = [nn.Linear(x.shape[1], num_classes) for _ in kinds]
+    for h in heads: nn.init.normal_(h.weight, 0, 0.01, generator=g); nn.init.zeros_(h.bias); h.to(x.device)
     make = dict(sgd=lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9), adamw=lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=0.01))
     optimisers = [make[name](h.parameters(), lr) for h, (name, lr) in zip(heads, kinds)]
     steps = epochs*max(1, len(x)//batch_size)
@@ -83,7 +83,7 @@ def train_heads(x:torch.Tensor, y:torch.Tensor, num_classes:int, kinds:Sequence[
 # %% ../nbs/07_3_classify.ipynb #tuning-split
 def tuning_split(y:torch.Tensor, seed:int=0, share:float=0.2) -> tuple[torch.Tensor, torch.Tensor]|None:
     "Indices `(rest, tuning)` of training labels, a `share` of each class for tuning; None where a class has too few to give three."
-    g, tuning = torch.Generator().manual_seed(seed), []
+    g, y, tuning = torch.Generator().manual_seed(seed), y.cpu(), []
     for k in y.unique():
         members = (y == k).nonzero()[:, 0]
         if len(members)*share < 3: return None

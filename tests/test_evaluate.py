@@ -208,3 +208,15 @@ def test_intervals_and_pairs_in_a_report():
     assert {(r.protocol, r.metric) for r, _ in pairs} == {('knn', 'accuracy'), ('logistic', 'accuracy'), ('retrieval', 'precision')}
     assert all(r.model == 'b' and e.value == e.low == e.high == 0 for r, e in pairs), "a model does not differ from itself"
     assert set(PROTOCOLS) >= {'knn', 'scales', 'linear', 'logistic', 'few', 'retrieval', 'finetune', 'gsd'}
+
+
+def test_seeds_of_what_is_trained_on_labels():
+    from satdino_nb.finetune import FineTuneConfig
+    from satdino_nb.intervals import Spread
+    some = [sample_tiles(s).subset(range(0, n, 6)) for s, n in (('train', 270), ('test', 90))]
+    report = evaluate({'a': WEIGHTS, 'b': WEIGHTS}, *some, protocols=('linear', 'finetune'), baselines=False, progress=False, seeds=2,
+                      tuning=FineTuneConfig(epochs=1, batch_size=15))
+    for protocol, setting in (('linear', 'all labels'), ('finetune', '1 epochs')):
+        e = report.value('a', protocol, setting)
+        assert isinstance(e, Spread) and e.seeds == 2 and e.low <= e.value <= e.high
+    assert not report.problems and all(e.value == 0 for _, e in report.differences())

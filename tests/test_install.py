@@ -17,11 +17,11 @@ def test_import_loads_nothing_heavy(tmp_path):
     assert loaded == ['satdino_nb']
 
 
-@pytest.mark.parametrize('module', ['gsd', 'data', 'views', 'vit', 'dino', 'pretrain', 'evaluate', 'attention', 'embed', 'explorer', 'scenes'])
+@pytest.mark.parametrize('module', ['gsd', 'data', 'views', 'vit', 'dino', 'pretrain', 'intervals', 'features', 'classify', 'segment', 'readout', 'finetune', 'evaluate', 'attention', 'embed', 'explorer', 'scenes'])
 def test_no_module_loads_what_it_is_not_about(module, tmp_path):
     loaded = set(python(f"import sys, satdino_nb.{module}; print(*sys.modules)", tmp_path))
     assert f'satdino_nb.{module}' in loaded
-    assert not loaded & {'umap', 'tyro', 'rasterio', 'nbdev', 'fastcore', 'IPython', 'ipywidgets', 'matplotlib.pyplot'}
+    assert not loaded & {'umap', 'tyro', 'rasterio', 'nbdev', 'fastcore', 'IPython', 'ipywidgets', 'matplotlib.pyplot', 'sklearn', 'torchmetrics', 'geopandas'}
     if module == 'gsd': assert 'torch' not in loaded
 
 
