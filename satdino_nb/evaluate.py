@@ -88,7 +88,8 @@ class Setup:
     "Tiles and settings that all models share. `groups`: places of the test tiles, resampled whole, where several tiles share one."
     train: Tiles
     test: Tiles
-    ks: tuple[int, ...] = (20,)              # neighbours; the first is the one that other protocols use
+    k: int = 20                              # neighbours
+    ks: tuple[int, ...] = (20,)              # of the knn protocol, which may be asked for several
     temperature: float = 0.07
     scales: tuple[float, ...] = SCALES
     counts: tuple[int, ...] = (1, 5, 10, 50) # labels a class
@@ -137,7 +138,7 @@ def check_setup(s:Setup, protocols:Sequence[str]) -> None:
     if not set(protocols) & WITH_CLASSES: return
     stand_in = lambda t: Features(torch.zeros(len(t), 1), None, None, None, torch.zeros(len(t)), torch.tensor([-1 if y is None else y for y in t.labels]), t.paths, t.classes)
     labelled(stand_in(s.train), stand_in(s.test))
-    if max(s.ks) > len(s.train): raise ValueError(f"k={max(s.ks)} neighbours of {len(s.train)} training tiles; give a smaller k")
+    if (most := max(s.k*('scales' in protocols), *s.ks)) > len(s.train): raise ValueError(f"k={most} neighbours of {len(s.train)} training tiles; give a smaller k")
 
 # %% ../nbs/07_evaluate.ipynb #outcome
 @dataclass
@@ -164,14 +165,14 @@ def knn_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
     train, test = s.features(model)
     y, truth, classes = labelled(train, test)
     out = {k: knn_predict(train.cls, y, test.cls, k, s.temperature, len(classes)) for k in s.ks}
-    pictures['classes'] = out[s.ks[0]], truth, classes
+    pictures['classes'] = out.get(s.k, out[s.ks[0]]), truth, classes
     return [Outcome(f'k {k}', 'accuracy', right_of(scores, truth)) for k, scores in out.items()]
 
 def scales_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
     "The paper's four scales and their mean, and every gallery scale with every query scale."
     sizes = scale_sizes(image_side(s.test), 1 if isinstance(model, str) else patch_side(model), s.scales)
     at = [s.features(model, size, 0.875) for size in sizes]
-    right = cross_scale({n: f[0] for n, f in zip(sizes, at)}, {n: f[1] for n, f in zip(sizes, at)}, sizes, k=s.ks[0], temperature=s.temperature)
+    right = cross_scale({n: f[0] for n, f in zip(sizes, at)}, {n: f[1] for n, f in zip(sizes, at)}, sizes, k=s.k, temperature=s.temperature)
     pictures['cross'], same = right, right[range(len(sizes)), range(len(sizes))]
     each = [Outcome(f'{100*x:g} %', 'accuracy', r) for x, r in zip(s.scales, same)]
     return [Outcome('mean', 'accuracy', same.mean(0)), *each, Outcome('all crossed', 'accuracy', right.mean((0, 1)))]
@@ -197,7 +198,7 @@ def few_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
 
 def retrieval_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
     "Share of a test tile's nearest other test tiles that are of its class: works for classes that were never trained on."
-    k = min(s.ks[0], len(s.test) - 1)
+    k = min(s.k, len(s.test) - 1)
     return [Outcome(f'{k} nearest', 'precision', neighbour_shares(s.features(model)[1], k))]
 
 # %% ../nbs/07_evaluate.ipynb #protocol-finetune
@@ -476,13 +477,13 @@ def open_split(data=None, train=None, test=None, gsd:float|None=None) -> tuple[T
 # %% ../nbs/07_evaluate.ipynb #main
 def command(models:tuple[str, ...]=(), run:Path|None=None, data:Path|None=None, train:Path|None=None, test:Path|None=None, gsd:float|None=None,
             protocols:tuple[str, ...]=('knn',), out:Path|None=None, baselines:bool=True, split:str='image', held_out:float=0.2, seed:int=0,
-            ks:tuple[int, ...]=(20,), temperature:float=0.07, counts:tuple[int, ...]=(1, 5, 10, 50), size:int|None=None, seeds:int=1, untrained_seeds:int=3,
+            k:int=20, ks:tuple[int, ...]=(20,), temperature:float=0.07, counts:tuple[int, ...]=(1, 5, 10, 50), size:int|None=None, seeds:int=1, untrained_seeds:int=3,
             tuning:FineTuneConfig=FineTuneConfig(), mask_classes:tuple[str, ...]=(), mask_colours:tuple[str, ...]=(), mask_other:int|None=None,
             segmenting:SegmentConfig=SegmentConfig(), device:str='auto', workers:int=2) -> Report:
     """Evaluate models on labelled tiles: --models (weights, run folders, timm:NAME) on --data, or on --train and --test; or --run, on the tiles it held out.
 
     Protocols: knn, scales, linear, logistic, few, retrieval, finetune, gsd, and segment and segment_tuned for tables with a column mask. --split image, class or place. --out keeps report, figures and features."""
-    more = dict(ks=ks, temperature=temperature, counts=counts, size=size, seeds=seeds, tuning=tuning, device=device,
+    more = dict(k=k, ks=ks, temperature=temperature, counts=counts, size=size, seeds=seeds, tuning=tuning, device=device,
                 mask_classes=mask_classes, mask_colours=mask_colours, mask_other=mask_other, segmenting=segmenting)
     if run is not None:
         if models or data or train or test: raise ValueError("--run brings its own model and tiles; leave out --models, --data, --train and --test")
