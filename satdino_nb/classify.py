@@ -290,7 +290,7 @@ def worst_pairs_figure(tiles:Tiles, scores:torch.Tensor, labels:torch.Tensor, cl
             ax.axis('off')
             if at is None: continue
             tile = tiles[at]
-            ax.imshow(tile.image.permute(1, 2, 0))
+            ax.imshow(tile.image.permute(1, 2, 0).numpy())
             ax.set_title(f"{confidence[at]:.2f}" + (f", {tile.gsd:.2g} m/px" if tile.gsd else ''), fontsize=8)
     return fig
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from satdino_nb.classify import scale_sizes
 from satdino_nb.data import FMOW, Tiles, Windows, geotiff_tiles, ground_squares, sample_tiles, samples_dir, split_tiles
-from satdino_nb.evaluate import PROTOCOLS, evaluate, extract_features, knn_predict, main
+from satdino_nb.evaluate import PROTOCOLS, evaluate, extract_features, knn_predict, main, open_model
 from satdino_nb.vit import as_backbone, load_satdino
 
 WEIGHTS = samples_dir()/'model.safetensors'
@@ -133,6 +133,15 @@ def test_a_peer_of_one_size_does_not_end_the_others():
     report = evaluate({'ours': WEIGHTS, 'stiff': stiff}, sample_tiles('train'), sample_tiles('test'), protocols=('knn', 'scales'), baselines=False, progress=False)
     assert report.value('stiff', 'knn', 'k 20') and report.value('ours', 'scales', 'mean')
     assert [p for p in report.problems if p.startswith('stiff, scales')] == report.problems and len(report.problems) == 1
+
+
+def test_timm_models_by_name(monkeypatch):
+    "Without the download: a network for any size, and one that knows no such setting."
+    make, tiles = timm.create_model, sample_tiles('test').subset(range(3))
+    monkeypatch.setattr(timm, 'create_model', lambda name, pretrained, **kw: make(name, pretrained=False, **kw))
+    for name in ('vit_tiny_patch16_224', 'resnet18'):
+        model = open_model(f'timm:{name}')
+        for size in (64, 32): assert extract_features(model, tiles, size).cls.shape == (3, model.config.embed_dim)
 
 
 class ReadsScale(nn.Module):
