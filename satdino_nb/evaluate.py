@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 import satdino_nb
 from .classify import (SCALES, calibration, classify, confusion, confusion_figure, cross_scale, cross_scale_figure, cross_scale_table, few_labels,
-                                 few_labels_figure, image_side, features_at, labelled, neighbour_shares, patch_side, reliability_figure,
+                                 few_labels_figure, image_side, labelled, neighbour_shares, patch_side, reliability_figure,
                                  scale_sizes, worst_pairs_figure)
 from .data import Tiles, cached_hws, collate, open_tiles, read_table, split_tiles, table_tiles
 from .features import Features, as_model, as_tiles, baseline_features, extract_features, untrained
@@ -36,7 +36,7 @@ from .finetune import FineTuneConfig, fine_tune, predict_classes
 from .intervals import Estimate, Spread, accuracy, bootstrap, difference, over_seeds, share
 from .pretrain import knn_predict, load_run, pick_device, run_tiles, write_whole
 from .readout import HEAD, MEASURES, compare_readouts, image_statistics, risk_coverage, show_bias, show_gsd, show_risk
-from .segment import SegmentConfig, SegmentResult, class_iou, in_memory, iou_figure, masked_tiles, mean_iou, pixel_accuracy, raw_pixels, segment_report
+from .segment import SegmentConfig, class_iou, in_memory, iou_figure, masked_tiles, mean_iou, pixel_accuracy, raw_pixels, segment_report
 from .views import MultiCrop, ViewConfig
 from .vit import as_backbone, load_satdino
 

@@ -11,7 +11,7 @@ __all__ = ['MEASURES', 'ALPHAS', 'HEAD', 'log_gsd', 'OctaveBias', 'octave_bias',
 
 # %% ../nbs/07_5_readout.ipynb #ro-imports
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
