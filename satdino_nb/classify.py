@@ -96,7 +96,7 @@ def tuning_split(y:torch.Tensor, seed:int=0, share:float=0.2) -> tuple[torch.Ten
 SWEEP = tuple(('sgd', lr) for lr in (1e-2, 3e-2, 0.1, 0.3, 1.)) + tuple(('adamw', lr) for lr in (3e-4, 1e-3, 3e-3, 1e-2))
 
 def linear_classifier(train_x, train_y, test_x, num_classes:int, seed:int=0, sweep:Sequence[tuple]=SWEEP, epochs:int=100) -> Prediction:
-    "Linear probe by gradient descent; optimiser and learning rate are those of the `sweep` that do best on a fifth of the training tiles (the smallest rate, where too few)."
+    "Linear probe by gradient descent; optimiser and learning rate are those of the `sweep` that do best on a fifth of the training tiles (the first of it, where too few)."
     x, test = standardised(train_x, test_x)
     split, best = tuning_split(train_y, seed), 0
     if split and len(sweep) > 1:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from .classify import Prediction
 from .data import Batch, Tiles, collate
-from .features import as_model, settle_precision
+from .features import as_model, on_device, settle_precision
 from .pretrain import pick_device
 from .views import ViewParams, centre_view, cut_views, sample_boxes, view_gsd
 
@@ -151,6 +151,6 @@ def predict_classes(net:Classifier, tiles:Tiles, size:int|None=None, crop_pct:fl
     "Class probabilities `(N, C)` of the middle of each tile."
     device, parts, backbone = net.head.weight.device, [], net.eval().backbone
     for batch in DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers):
-        x, gsd = centre_view(batch, size or backbone.config.img_size, crop_pct)
+        x, gsd = centre_view(on_device(batch, device), size or backbone.config.img_size, crop_pct)
         parts.append(net(backbone.normalisation(x.to(device)), gsd.float().to(device)).float().softmax(1).cpu())
     return Prediction(torch.cat(parts), 'fine-tuned')
