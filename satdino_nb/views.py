@@ -64,6 +64,8 @@ class ViewConfig:
     by: str = 'area'                         # uniform in 'area', 'side' or 'log'
     ratio: tuple[float, float] = (3/4, 4/3)  # aspect, width / height
     flip: float = 0.5                        # probability of a horizontal flip
+    vertical_flip: float = 0.0               # and of a vertical one, not in SatDINO
+    quarter_turn: float = 0.0                # and of a turn by 90 degrees, not in SatDINO
     jitter: float = 0.8                      # probability of colour jitter of these strengths:
     brightness: float = 0.4
     contrast: float = 0.4
@@ -84,8 +86,13 @@ class ViewConfig:
         if self.n_global < 1 or self.n_local < 0 or self.n_global + self.n_local < 2:
             raise ValueError(f"self-distillation compares views: at least one global and two in all, got {self.n_global} + {self.n_local}")
         if min(self.global_size, self.local_size) < 1: raise ValueError("view sizes must be positive")
-        for name in ('flip', 'jitter', 'grey', 'solarise', 'blur'):
-            if not all(0 <= p <= 1 for p in np.atleast_1d(getattr(self, name))): raise ValueError(f"{name} is a probability, got {getattr(self, name)}")
+        for name in ('flip', 'vertical_flip', 'quarter_turn', 'jitter', 'grey', 'solarise', 'blur'):
+            value = getattr(self, name)
+            if not all(0 <= p <= 1 for p in np.atleast_1d(value)):
+                raise ValueError(f"{name} is a probability, got {value}")
+        for name in ('brightness', 'contrast', 'saturation', 'hue'):
+            if not 0 <= (value := getattr(self, name)) <= (0.5 if name == 'hue' else 1):
+                raise ValueError(f"{name} is a strength from 0 to {0.5 if name == 'hue' else 1}, got {value}")
         for name in ('ratio', 'blur_sigma'):
             low, high = getattr(self, name)
             if not 0 < low <= high: raise ValueError(f"{name} must satisfy 0 < low <= high, got {getattr(self, name)}")
@@ -105,6 +112,8 @@ class ViewParams:
     "The choices for V views of one image, arrays `(V,)`, or of B images, `(V, B)`; `boxes` and `jitter` have a last axis of 4."
     boxes: np.ndarray     # (top, left, height, width) in source pixels
     flip: np.ndarray      # bool
+    vertical_flip: np.ndarray # bool
+    quarter_turn: np.ndarray  # bool
     jitter: np.ndarray    # brightness, contrast, saturation factors and hue shift (turns)
     grey: np.ndarray      # bool
     sigma: np.ndarray     # blur in pixels of the view, 0 for none
@@ -130,8 +139,11 @@ def sample_params(config:ViewConfig, hw, rng:np.random.Generator) -> ViewParams:
     factors = rng.uniform(-1, 1, (n, 4))*strength + [1, 1, 1, 0]
     p_blur = np.array([config.blur[0]] + [config.blur[1]]*(g - 1) + [config.blur[2]]*config.n_local)
     p_solar = np.array([0] + [config.solarise]*(g - 1) + [0]*config.n_local)
-    return ViewParams(boxes, flip < config.flip, np.where(jittered[:, None] < config.jitter, factors, [1, 1, 1, 0]), grey < config.grey,
-                      np.where(blurred < p_blur, rng.uniform(*config.blur_sigma, n), 0), solarise < p_solar)
+    sigma = np.where(blurred < p_blur, rng.uniform(*config.blur_sigma, n), 0)
+    vertical, turn = rng.uniform(size=(2, n))
+    return ViewParams(boxes, flip < config.flip, vertical < config.vertical_flip, turn < config.quarter_turn,
+                      np.where(jittered[:, None] < config.jitter, factors, [1, 1, 1, 0]),
+                      grey < config.grey, sigma, solarise < p_solar)
 
 # %% ../nbs/03_views.ipynb #cubic
 def _cubic(x:torch.Tensor, a:float=-0.5) -> torch.Tensor:
@@ -196,13 +208,16 @@ def join_views(parts:Sequence[Views], dim:int=1) -> Views:
 def cut_views(images:torch.Tensor, p:ViewParams, size:int) -> torch.Tensor:
     "Views `(V, B, 3, size, size)` in 0..1 of uint8 `images` `(B, 3, H, W)` on their device, for parameters of shape `(V, B)`."
     boxes, jitter, sigma = (torch.as_tensor(v).to(images.device, torch.float32) for v in (p.boxes, p.jitter, p.sigma))
-    flip, grey, solarise = (torch.as_tensor(v).to(images.device) for v in (p.flip, p.grey, p.solarise))
+    flip, vertical, turn, grey, solarise = (
+        torch.as_tensor(v).to(images.device)
+        for v in (p.flip, p.vertical_flip, p.quarter_turn, p.grey, p.solarise))
     blur = blur_matrix(sigma, size)
     left = blur @ resize_matrix(boxes[..., 0], boxes[..., 2], size, images.shape[-2])
     right = blur @ resize_matrix(boxes[..., 1], boxes[..., 3], size, images.shape[-1])
     right = torch.where(flip[..., None, None], right.flip(-2), right)
+    left = torch.where(vertical[..., None, None], left.flip(-2), left)
     x = left[:, :, None] @ (images/255) @ right[:, :, None].mT
-    x = x.clamp(0, 1)
+    x = torch.where(turn[..., None, None, None], x.rot90(1, (-2, -1)), x).clamp(0, 1)
     colour = colour_matrix(jitter, grey, x.mean((-2, -1)))
     x = (colour[..., :3] @ x.flatten(-2) + colour[..., 3:]).clamp(0, 1).unflatten(-1, (size, size))
     return torch.where(solarise[..., None, None, None] & (x >= 0.5), 1 - x, x)
@@ -212,11 +227,15 @@ def cut_image(image:torch.Tensor, p:ViewParams, out:Sequence[np.ndarray]) -> Non
     "Views of one uint8 `image` `(3, H, W)` on the CPU, for parameters of shape `(V,)`, into V arrays `(size, size, 3)`; what `cut_views` gives, rounded. Needs OpenCV."
     import cv2
     means = []
-    for x, (t, l, h, w), flip, sigma in zip(out, p.boxes.astype(int).tolist(), p.flip, p.sigma, strict=True):
+    boxes = p.boxes.astype(int).tolist()
+    for v, (x, (t, l, h, w)) in enumerate(zip(out, boxes, strict=True)):
         crop = image[None, :, t:t + h, l:l + w].contiguous(memory_format=torch.channels_last)          # the layout that torch's kernel is fast on
         x[:] = F.interpolate(crop, x.shape[:2], mode='bicubic', antialias=True)[0].permute(1, 2, 0).numpy()
-        if flip: cv2.flip(x, 1, dst=x)
-        if sigma: cv2.GaussianBlur(x, (0, 0), sigma, dst=x, borderType=cv2.BORDER_REPLICATE)
+        if p.flip[v]: cv2.flip(x, 1, dst=x)
+        if p.vertical_flip[v]: cv2.flip(x, 0, dst=x)
+        if p.quarter_turn[v]: x[:] = np.rot90(x).copy()
+        if sigma := p.sigma[v]:
+            cv2.GaussianBlur(x, (0, 0), sigma, dst=x, borderType=cv2.BORDER_REPLICATE)
         means.append(cv2.mean(x)[:3])
     colour = colour_matrix(*(torch.from_numpy(v) for v in (p.jitter, p.grey, np.array(means)/255))).numpy()*[1, 1, 1, 255]
     for x, matrix, solarise in zip(out, colour, p.solarise):
@@ -283,7 +302,12 @@ def plain_views(image, config:ViewConfig) -> list[tuple]:
     from torchvision.transforms import functional as TF
     c, views = config, []
     scales = [c.global_scale]*c.n_global + (scale_segments(c.local_scale, c.n_local, c.by) if c.sampling == 'uniform' else [c.local_scale]*c.n_local)
-    colour = T.Compose([T.RandomHorizontalFlip(c.flip), T.RandomApply([T.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)], c.jitter), T.RandomGrayscale(c.grey)])
+    turn = T.Lambda(lambda view: view.rotate(90))
+    colour = T.Compose([
+        T.RandomHorizontalFlip(c.flip), T.RandomVerticalFlip(c.vertical_flip),
+        T.RandomApply([turn], c.quarter_turn),
+        T.RandomApply([T.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)], c.jitter),
+        T.RandomGrayscale(c.grey)])
     for v, scale in enumerate(scales):
         size = c.global_size if v < c.n_global else c.local_size
         box = T.RandomResizedCrop.get_params(image, scale, c.ratio)
