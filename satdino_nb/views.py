@@ -112,12 +112,16 @@ class ViewParams:
     "The choices for V views of one image, arrays `(V,)`, or of B images, `(V, B)`; `boxes` and `jitter` have a last axis of 4."
     boxes: np.ndarray     # (top, left, height, width) in source pixels
     flip: np.ndarray      # bool
-    vertical_flip: np.ndarray # bool
-    quarter_turn: np.ndarray  # bool
     jitter: np.ndarray    # brightness, contrast, saturation factors and hue shift (turns)
     grey: np.ndarray      # bool
     sigma: np.ndarray     # blur in pixels of the view, 0 for none
     solarise: np.ndarray  # bool
+    vertical_flip: np.ndarray | None = None # bool; None: none
+    quarter_turn: np.ndarray | None = None  # bool; None: none
+
+    def __post_init__(self):
+        for name in ('vertical_flip', 'quarter_turn'):
+            if getattr(self, name) is None: setattr(self, name, np.zeros_like(self.flip))
 
     def __getitem__(self, views) -> 'ViewParams':
         "Those of some of the views."
@@ -141,9 +145,9 @@ def sample_params(config:ViewConfig, hw, rng:np.random.Generator) -> ViewParams:
     p_solar = np.array([0] + [config.solarise]*(g - 1) + [0]*config.n_local)
     sigma = np.where(blurred < p_blur, rng.uniform(*config.blur_sigma, n), 0)
     vertical, turn = rng.uniform(size=(2, n))
-    return ViewParams(boxes, flip < config.flip, vertical < config.vertical_flip, turn < config.quarter_turn,
-                      np.where(jittered[:, None] < config.jitter, factors, [1, 1, 1, 0]),
-                      grey < config.grey, sigma, solarise < p_solar)
+    jitter = np.where(jittered[:, None] < config.jitter, factors, [1, 1, 1, 0])
+    return ViewParams(boxes, flip < config.flip, jitter, grey < config.grey, sigma, solarise < p_solar,
+                      vertical < config.vertical_flip, turn < config.quarter_turn)
 
 # %% ../nbs/03_views.ipynb #cubic
 def _cubic(x:torch.Tensor, a:float=-0.5) -> torch.Tensor:
