@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'FMOW_CLASSES', 'FMOW', 'NORMALISATIONS', 'FORMAT_SUFFIXES', 'PAPER_VIEWS', 'ImageReadError', 'read_image',
-           'decode', 'Tile', 'Tiles', 'resized', 'check_images', 'folder_tiles', 'read_table', 'table_tiles',
-           'GeoTiles', 'window_boxes', 'Windows', 'geotiff_tiles', 'fmow_box', 'fmow_tiles', 'same_place', 'as_uint8',
-           'DatasetTiles', 'read_mask', 'mask_tiles', 'picture_hw', 'open_tiles', 'for_views', 'cache_bytes',
-           'CachedTiles', 'cache_tiles', 'samples_dir', 'sample_tiles', 'split_tiles', 'split_units', 'footprints',
-           'lonlat', 'ground_squares', 'Batch', 'collate', 'Normalisation', 'channel_stats', 'FileFacts', 'file_facts',
-           'view_gsds', 'Audit', 'audit', 'audit_findings', 'audit_text', 'preview', 'contact_sheet', 'main']
+           'decode', 'Tile', 'check_weights', 'Tiles', 'resized', 'check_images', 'folder_tiles', 'read_table',
+           'table_tiles', 'GeoTiles', 'window_boxes', 'Windows', 'geotiff_tiles', 'fmow_box', 'fmow_tiles',
+           'same_place', 'as_uint8', 'DatasetTiles', 'read_mask', 'mask_tiles', 'picture_hw', 'open_tiles',
+           'MixedTiles', 'mixed_tiles', 'mixture_weights', 'for_views', 'cache_bytes', 'CachedTiles', 'cache_tiles',
+           'samples_dir', 'sample_tiles', 'split_tiles', 'split_units', 'footprints', 'lonlat', 'ground_squares',
+           'Batch', 'collate', 'Normalisation', 'channel_stats', 'FileFacts', 'file_facts', 'view_gsds', 'Audit',
+           'audit', 'audit_findings', 'audit_text', 'preview', 'contact_sheet', 'main']
 
 # %% ../nbs/02_data.ipynb #imports
 import copy
@@ -82,8 +83,20 @@ class Tile:
     box: tuple | None = None            # (top, left, height, width) in the file's pixels
     nominal_gsd: float | None = None    # of the sensor, where it differs
 
+# %% ../nbs/02_data.ipynb #check-weights
+def check_weights(weights:Sequence, paths:Sequence) -> list:
+    "How often tiles are drawn in training, relative to each other, as floats; None for all of them where none has a weight. `ValueError` naming the file."
+    if all(w is None for w in weights): return list(weights)
+    for w, path in zip(weights, paths):
+        if w is None: raise ValueError(f"{path}: no weight, but other images have one; give every image a weight or none")
+        try: fine = 0 <= float(w) < math.inf
+        except (TypeError, ValueError): fine = False
+        if not fine: raise ValueError(f"{path}: weight {w!r}; it must be a number, 0 or more")
+    return [float(w) for w in weights]
+
 # %% ../nbs/02_data.ipynb #tiles
-COLUMNS = dict(path='paths', gsd='gsds', label='labels', box='boxes', nominal_gsd='nominal_gsds', place='places', time='times', mask='masks')
+COLUMNS = dict(path='paths', gsd='gsds', label='labels', box='boxes', nominal_gsd='nominal_gsds',
+               place='places', time='times', mask='masks', weight='weights')
 
 class Tiles(Dataset):
     "Map-style data set of `Tile`s: lists of equal length (`COLUMNS`), the class names, and a `size` (h, w) to resize to, or None."
@@ -96,6 +109,7 @@ class Tiles(Dataset):
             setattr(self, name, [None]*n if values.get(name) is None else list(values[name]))
             if (m := len(getattr(self, name))) != n: raise ValueError(f"{m} {name} for {n} images")
         self.gsds = [None if g is None else check_gsd(g, f"GSD of {p}") for p, g in zip(self.paths, self.gsds)]
+        self.weights = check_weights(self.weights, self.paths)
 
     def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
         "Tile `i` as uint8 (3, h, w), and the (H, W) that its GSD is meant for: larger where it was decoded at a reduced scale."
@@ -243,7 +257,7 @@ def read_table(path) -> list[dict]:
 # %% ../nbs/02_data.ipynb #table-row
 def table_row(row:dict, folder:Path, classes:list) -> dict:
     "What `gather` needs of one row of a table."
-    known = {k: row[k] for k in ('gsd', 'place', 'time', 'nominal_gsd') if k in row}
+    known = {k: row[k] for k in ('gsd', 'place', 'time', 'nominal_gsd', 'weight') if k in row}
     if 'class' in row: known['label'] = classes.index(str(row['class']))
     if 'mask' in row: known['mask'] = str(folder/row['mask'])
     out = dict(path=folder/str(row.get('file', '')), **known)
@@ -477,7 +491,10 @@ class DatasetTiles(Tiles):
         super().__init__(paths, [gsd]*n if gsd is None or np.ndim(gsd) == 0 else list(gsd), labels,
                          getattr(dataset, 'classes', ()) if classes is None else classes, index=range(n))
 
-    def image(self, i:int) -> torch.Tensor: return self[i].image
+    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+        "The picture of item `i`, uint8 (3, h, w), and its (h, w)."
+        image = self[i].image
+        return image, tuple(image.shape[1:])
     def __getitem__(self, i) -> Tile:
         sample, path = self.dataset[self.index[i]], self.paths[i]
         if isinstance(sample, dict): image, label = sample.get('image'), sample.get('label')
@@ -526,8 +543,11 @@ def picture_hw(path) -> tuple:
 
 # %% ../nbs/02_data.ipynb #open-tiles
 def open_tiles(path, gsd:float|Callable|None=None, on_error:str='stop') -> Tiles:
-    "Tiles of a `.csv` or `.parquet` index (which states its own GSDs), of an image folder with `gsd`, or, without it, of georeferenced TIFF files."
+    "Tiles of a `.csv` or `.parquet` index or a `.json` mixture (which state their own GSDs), of an image folder with `gsd`, or, without it, of georeferenced TIFF files."
     path = Path(path)
+    if path.suffix.lower() == '.json':
+        if gsd is not None: raise ValueError(f"{path}: a mixture gives each part its own gsd; do not pass another")
+        return mixed_tiles(path, on_error)
     if path.suffix.lower() in ('.csv', '.parquet'):
         if gsd is not None: raise ValueError(f"{path}: a table gives GSD in its own column 'gsd'; do not pass another")
         return table_tiles(path, on_error=on_error)
@@ -535,6 +555,67 @@ def open_tiles(path, gsd:float|Callable|None=None, on_error:str='stop') -> Tiles
         rows, _ = listed(path)
         if all(Path(r['path']).suffix.lower() in ('.tif', '.tiff') for r in rows): return geotiff_tiles(path, on_error=on_error)
     return folder_tiles(path, gsd, on_error)
+
+# %% ../nbs/02_data.ipynb #mixedtiles
+class MixedTiles(Tiles):
+    """Several sets of tiles as one; `part` and `index` say which tile of which of `parts` each is.
+
+    parts: `Tiles` of any kind. names: of the parts, put before their classes ('eurosat: Forest').
+    weights: how often each part is drawn in training, relative to the others; None: by its number of tiles.
+    """
+    columns = (*Tiles.columns, 'part', 'index')
+    def __init__(self, parts:Sequence[Tiles], names:Sequence[str], weights:Sequence[float]|None=None):
+        self.parts, self.threads = list(parts), all(p.threads for p in parts)
+        firsts = np.cumsum([0] + [len(p.classes) for p in parts])
+        columns = {name: [v for p in parts for v in getattr(p, name)] for name in Tiles.columns}
+        columns['labels'] = [None if y is None else int(k + y) for k, p in zip(firsts, parts) for y in p.labels]
+        if weights is not None:
+            own = [[1.0 if w is None else w for w in p.weights] for p in parts]
+            columns['weights'] = [w*v/sum(o) for w, o in zip(weights, own) for v in o]
+        classes = [f'{n}: {c}' for n, p in zip(names, parts) for c in p.classes]
+        super().__init__(**columns, classes=classes, part=[k for k, p in enumerate(parts) for _ in range(len(p))],
+                         index=[i for p in parts for i in range(len(p))])
+        self.left_out = sum(p.left_out for p in parts)
+
+    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+        "The pixels of tile `i`, uint8 (3, h, w), and the (H, W) that its GSD is meant for."
+        return self.parts[self.part[i]].pixels(self.index[i])
+
+# %% ../nbs/02_data.ipynb #mixed-tiles
+def mixed_tiles(path, on_error:str='stop') -> MixedTiles:
+    """The mixture that a JSON file lists: `[{"data": PATH, "gsd": 10, "weight": 2, "windows": {...}, "name": NAME}, ...]`.
+
+    `ValueError` names the part that is empty, cannot be read, or has a setting that is not known.
+    """
+    path, known = Path(path), ('data', 'gsd', 'weight', 'windows', 'name')
+    if not path.is_file(): raise FileNotFoundError(f"{path}: no such mixture")
+    try: listed_parts = json.loads(path.read_text(encoding='utf-8-sig'))
+    except ValueError as e: raise ValueError(f"{path}: not a JSON file ({e})") from e
+    if not (isinstance(listed_parts, list) and listed_parts and all(isinstance(p, dict) for p in listed_parts)):
+        raise ValueError(f'{path}: a mixture is a list of parts, [{{"data": "tiles", "gsd": 10, "weight": 1}}, ...]')
+    parts, names = [], []
+    for n, part in enumerate(listed_parts, 1):
+        where = f"{path}, part {n} ({part.get('data', 'no data')})"
+        if 'data' not in part: raise ValueError(f"{where}: name its tiles (data)")
+        if unknown := [k for k in part if k not in known]:
+            raise ValueError(f"{where}: no setting {unknown[0]!r}; there are {', '.join(known)}")
+        source = path.parent/part['data']
+        try:
+            how = Windows(**part['windows']) if 'windows' in part else None
+            tiles = open_tiles(source, part.get('gsd'), on_error) if how is None else geotiff_tiles(source, part.get('gsd'), how, on_error)
+        except (ValueError, OSError, TypeError) as e: raise ValueError(f"{where}: {e}") from e
+        parts.append(tiles)
+        names.append(str(part.get('name', source.stem)))
+    return MixedTiles(parts, names, mixture_weights(path, listed_parts))
+
+def mixture_weights(path, parts:Sequence[dict]) -> list[float]|None:
+    "The weights of a mixture's parts, or None if none has one; `ValueError` where some have none, or one is no positive number."
+    given = [p.get('weight') for p in parts]
+    if all(w is None for w in given): return None
+    for n, (part, w) in enumerate(zip(parts, given), 1):
+        if isinstance(w, bool) or not isinstance(w, (int, float)) or not 0 < w < math.inf:
+            raise ValueError(f"{path}, part {n} ({part['data']}): weight {w!r}; give every part a number above 0, or none of them")
+    return given
 
 # %% ../nbs/02_data.ipynb #for-views
 def for_views(tiles:Tiles, views:dict|None) -> Tiles:
@@ -552,7 +633,8 @@ def cached_hws(tiles:Tiles) -> list[tuple]:
 def fingerprint(tiles:Tiles) -> str:
     "A hash of what decides the pixels of `tiles`: files with size and time, boxes, stretch."
     state = [(p, b, (s := os.stat(p)).st_size, s.st_mtime_ns) for p, b in zip(tiles.paths, tiles.boxes)]
-    return hashlib.blake2b(repr((state, tiles.size, getattr(tiles, 'bands', None), getattr(tiles, 'limits', None))).encode(), digest_size=16).hexdigest()
+    how = [(t.size, getattr(t, 'bands', None), getattr(t, 'limits', None)) for t in (tiles, *getattr(tiles, 'parts', ()))]
+    return hashlib.blake2b(repr((state, how)).encode(), digest_size=16).hexdigest()
 
 # %% ../nbs/02_data.ipynb #cache-bytes
 def cache_bytes(tiles:Tiles) -> int:

@@ -105,11 +105,17 @@ class DINOLoss(nn.Module):
         self.centre.lerp_(across(teacher.float().flatten(0, -2).mean(0), 'mean'), 1 - self.centre_momentum)
 
 # %% ../nbs/05_dino.ipynb #gsd-loss
-def gsd_loss(said:torch.Tensor, gsd:torch.Tensor, log:bool=False) -> torch.Tensor:
-    "Mean squared error of what the GSD head `said` against true view `gsd` in metres (or its logarithm: `log`), any matching shape; `ValueError` for unknown (NaN) GSD."
-    if gsd.isnan().any(): raise ValueError("the GSD loss needs the GSD of every image; give it, or train with gamma=0")
-    truth = gsd.float().to(said.device)
-    return F.mse_loss(said.float(), truth.log() if log else truth)
+def gsd_loss(said:torch.Tensor, gsd:torch.Tensor, log:bool=False, unknown:str='stop') -> torch.Tensor:
+    """Mean squared error of what the GSD head `said` against true view `gsd` in metres per pixel, any matching shape.
+
+    With `log` the head says the natural logarithm of metres. Unknown GSDs (NaN) are a `ValueError`, or
+    take no part in the mean (`unknown='skip'`; 0 where none is known).
+    """
+    known = ~gsd.isnan()                        # where it lies, on the CPU: no GPU is waited for
+    if unknown != 'skip' and not known.all():
+        raise ValueError("the GSD loss needs the GSD of every image; give it, train with gamma=0, or skip such images (unknown_gsd)")
+    truth, share = gsd.float().nan_to_num(1.0).to(said.device), (known/known.sum().clamp(min=1)).float().to(said.device)
+    return ((said.float() - (truth.log() if log else truth)).square()*share).sum()
 
 # %% ../nbs/05_dino.ipynb #network
 class Network(nn.Module):
@@ -156,12 +162,12 @@ def feature_std(x:torch.Tensor) -> torch.Tensor:
 class SatDINO(nn.Module):
     "Student, teacher and losses. Drive it step by step: `forward` -> backward -> optimiser -> `update_teacher`."
     def __init__(self, backbone:SatViT, head:DINOHead, gamma:float=0.1, student_temp:float=0.1, centre_momentum:float=0.9,
-                 centring:str='mean', train_gsd_head:bool=True):
+                 centring:str='mean', train_gsd_head:bool=True, unknown_gsd:str='stop'):
         super().__init__()
         if gamma < 0: raise ValueError(f"gamma must be 0 or more, got {gamma}")
         if gamma and backbone.gsd_head is None: raise ValueError("gamma > 0 needs a backbone with a GSD token")
         if backbone.gsd_head is not None: backbone.gsd_head.requires_grad_(bool(gamma) and train_gsd_head)
-        self.student, self.gamma = Network(backbone, head), gamma
+        self.student, self.gamma, self.unknown_gsd = Network(backbone, head), gamma, unknown_gsd
         self.average = ModelEmaV3(self.student, exclude_buffers=True).requires_grad_(False)
         self.loss = DINOLoss(head.last_layer.weight.shape[0], student_temp, centre_momentum, centring)
         self.seen = []                                                 # mean teacher scores since the last update
@@ -184,9 +190,10 @@ class SatDINO(nn.Module):
     def gsd_losses(self, said:Sequence[torch.Tensor], gsd:Sequence[torch.Tensor]) -> tuple:
         "GSD loss, mean absolute error in metres, and that of always answering the mean."
         said, truth, log = torch.cat(said).float(), torch.cat(list(gsd)).float(), self.student.backbone.config.gsd_log
-        loss = gsd_loss(said, truth, log)                              # unknown GSDs are noticed where they lie, on the CPU
+        loss = gsd_loss(said, truth, log, self.unknown_gsd)
         truth, said = truth.to(said.device), said.detach()
-        return loss, ((said.exp() if log else said) - truth).abs().mean(), (truth - truth.mean()).abs().mean()
+        metres = said.exp() if log else said
+        return loss, (metres - truth).abs().nanmean(), (truth - truth.nanmean()).abs().nanmean()
 
     def update_teacher(self, momentum:float) -> None:
         "Teacher = momentum * teacher + (1 - momentum) * student; the centre moves by the teacher's scores since the last call."

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['PRESETS', 'FREE', 'PANELS', 'LABELS', 'STYLES', 'PretrainConfig', 'closest_name', 'pretrain_preset', 'settled',
            'check_config', 'pick_device', 'save_config', 'write_whole', 'read_config', 'differences', 'run_tiles',
-           'for_reading', 'batches', 'fingerprint', 'DeviceViews', 'HostViews', 'TemporalViews', 'view_source',
-           'one_thread', 'view_batches', 'Now', 'Schedules', 'schedules', 'build', 'fused_attention',
+           'for_reading', 'epoch_order', 'batches', 'fingerprint', 'DeviceViews', 'HostViews', 'TemporalViews',
+           'view_source', 'one_thread', 'view_batches', 'Now', 'Schedules', 'schedules', 'build', 'fused_attention',
            'initial_backbone', 'load_all', 'make_optimiser', 'unsharded', 'plain_backbone', 'clip_gradients',
            'train_step', 'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'below', 'diagnose',
            'minor_findings', 'health_figure', 'plot_run', 'LivePanel', 'nearest', 'knn_vote', 'knn_predict', 'KnnProbe',
            'Run', 'read_rows', 'load_run', 'start_accelerator', 'on_main', 'set_aside', 'Signals', 'set_up', 'pretrain',
-           'DryRun', 'peak_memory', 'dry_run', 'main', 'run_command']
+           'DryRun', 'peak_memory', 'dry_run', 'timed_steps', 'main', 'run_command']
 
 # %% ../nbs/06_pretrain.ipynb #imports
 import difflib
@@ -67,6 +67,8 @@ class PretrainConfig:
     batch_size: int = 64                  # images in a step, of all processes together
     accumulate: int = 1                   # parts in which a process works its share of a batch, one after another, to save memory
     views: ViewConfig = view_preset('small')
+    coarse: float = 0.0                   # share of the run, from its start, with views of `coarse_sizes`; not in SatDINO
+    coarse_sizes: tuple[int, int] = (48, 24) # pixels of global and local views there
     vit: ViTConfig = ViTConfig(img_size=64, patch_size=8, embed_dim=128, depth=4, num_heads=4)
     drop_path: float = 0.1
     out_dim: int | None = 1024            # prototypes
@@ -94,6 +96,7 @@ class PretrainConfig:
     held_out: float = 0.2                 # share of each class that training does not see
     check: bool = True                    # decode every image once before the first step
     on_error: Literal['stop', 'skip'] = 'stop' # images that cannot be used: stop with a list, or go on without them
+    unknown_gsd: Literal['stop', 'skip'] = 'stop' # images without a GSD: stop, or leave them out of the GSD loss
     seed: int = 0
     workers: int = 2                      # data loading processes, of each process
     cut_views: Literal['auto', 'device', 'host'] = 'auto' # views are cut on the device, or by the loading processes (needs OpenCV)
@@ -150,12 +153,14 @@ def check_config(c:PretrainConfig) -> None:
     if min(c.steps, c.batch_size, c.log_every, c.save_every, c.keep, c.accumulate) < 1:
         raise ValueError("steps, batch_size, accumulate, log_every, save_every and keep must be at least 1")
     if c.epochs is not None and not c.epochs > 0: raise ValueError(f"epochs must be positive, got {c.epochs}")
-    for name in ('global_size', 'local_size'):
-        if getattr(c.views, name) % c.vit.patch_size:
-            raise ValueError(f"views.{name} {getattr(c.views, name)} is not a multiple of vit.patch_size {c.vit.patch_size}")
+    sizes = {'views.global_size': c.views.global_size, 'views.local_size': c.views.local_size}
+    if c.coarse: sizes |= {'coarse_sizes[0]': c.coarse_sizes[0], 'coarse_sizes[1]': c.coarse_sizes[1]}
+    for name, size in sizes.items():
+        if size < 1 or size % c.vit.patch_size:
+            raise ValueError(f"{name} {size} is not a multiple of vit.patch_size {c.vit.patch_size}")
     if c.gamma < 0: raise ValueError(f"gamma must be 0 or more, got {c.gamma}")
     if c.gamma and not c.vit.gsd_token: raise ValueError("without a GSD token there is no GSD loss; set gamma to 0 (--gamma 0)")
-    for name in ('warmup', 'teacher_temp_warmup', 'freeze_last_layer', 'held_out', 'gamma_warmup', 'centre_momentum'):
+    for name in ('warmup', 'teacher_temp_warmup', 'freeze_last_layer', 'held_out', 'gamma_warmup', 'centre_momentum', 'coarse'):
         if not 0 <= getattr(c, name) <= 1: raise ValueError(f"{name} is a fraction of the whole, got {getattr(c, name)}")
     for f in fields(c):                                                                # choices, also where no command line checked them
         options = getattr(f.type, '__args__', ()) if getattr(f.type, '__origin__', None) is Literal else ()
@@ -217,9 +222,12 @@ def run_tiles(config:PretrainConfig, tiles:Tiles|None=None) -> tuple[Tiles, Tile
         tiles = open_tiles(config.data, config.gsd, config.on_error)
     if config.check: tiles = check_images(tiles, config.on_error, smallest=config.vit.patch_size)
     train, held = split_tiles(tiles, config.held_out, seed=0)
-    if config.gamma and None in train.gsds:
-        i = train.gsds.index(None)
-        raise ValueError(f"{train.paths[i]}: no GSD, which the GSD loss needs; give one (--gsd) or leave that loss out (--gamma 0)")
+    unknown = train.gsds.count(None)
+    if config.gamma and unknown and (config.unknown_gsd == 'stop' or unknown == len(train)):
+        first = train.paths[train.gsds.index(None)]
+        raise ValueError(
+            f"{first}: no GSD, which the GSD loss needs ({unknown} of {len(train)} images); give one (--gsd), "
+            "leave such images out of that loss (--unknown-gsd skip) or leave that loss out (--gamma 0)")
     if config.temporal and not any(train.places): raise ValueError("temporal views need to know which images show the same place: a column 'place' in an index, or fmow_tiles")
     if len(train) < config.batch_size:
         raise ValueError(f"{len(train)} training images are fewer than a batch of {config.batch_size}; lower batch_size (--batch-size)")
@@ -235,52 +243,76 @@ def for_reading(train:Tiles, c:PretrainConfig) -> Tiles:
     return train
 
 # %% ../nbs/06_pretrain.ipynb #batches
-def batches(n:int, batch_size:int, steps:int, seed:int=0, start:int=0) -> Iterator[tuple[int, np.ndarray]]:
-    "`(epoch, indices)` for each of `steps` batches from step `start` on: every epoch shuffled by `seed`, its last incomplete batch left out."
+def epoch_order(n:int, seed:int=0, epoch:int=0, weights:Sequence[float]|None=None) -> np.ndarray:
+    """The `n` images of an epoch in the order of training, drawn by `seed` and `epoch`.
+
+    Each once; or, with `weights` `(n,)`, image i about `n*weights[i]/sum(weights)` times, rounded up or
+    down by systematic sampling (Madow 1949): no image comes again before chance demands it.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(n)
+    if weights is None: return order
+    share = np.cumsum(np.asarray(weights, dtype=float)[order])
+    points = (rng.random() + np.arange(n))*share[-1]/n
+    return rng.permutation(order[np.searchsorted(share, points, side='right').clip(max=n - 1)])
+
+def batches(n:int, batch_size:int, steps:int, seed:int=0, start:int=0,
+            weights:Sequence[float]|None=None) -> Iterator[tuple[int, np.ndarray]]:
+    "`(epoch, indices)` for each of `steps` batches from step `start` on: every epoch by `epoch_order`, its last incomplete batch left out."
     per_epoch, known = n//batch_size, None
     for step in range(start, steps):
         epoch, i = divmod(step, per_epoch)
-        if epoch != known: known, order = epoch, np.random.default_rng([seed, epoch]).permutation(n)
+        if epoch != known: known, order = epoch, epoch_order(n, seed, epoch, weights)
         yield epoch, order[i*batch_size:(i + 1)*batch_size]
 
 def fingerprint(tiles:Tiles) -> str:
     "A short sum of the names, GSDs and number of `tiles`, to tell whether a run goes on with the images it began with."
-    rows = ''.join(f"{Path(p).parent.name}/{Path(p).name} {g}\n" for p, g in zip(tiles.paths, tiles.gsds))
+    known = zip(tiles.paths, tiles.gsds, tiles.weights)
+    rows = ''.join(f"{Path(p).parent.name}/{Path(p).name} {g}{'' if w is None else f' x {w:g}'}\n" for p, g, w in known)
     return f"{len(tiles)} images, {zlib.crc32(rows.encode()):08x}"
 
 # %% ../nbs/06_pretrain.ipynb #deviceviews
 class DeviceViews(Dataset):
     "Whole pictures from the loading processes; views are cut on the device."
-    def __init__(self, tiles:Tiles, views:ViewConfig, seed:int): self.tiles, self.crop, self.seed = tiles, MultiCrop(views), seed
-    def __getitem__(self, item): return self.tiles[item[1]]
+    def __init__(self, tiles:Tiles, c:PretrainConfig):
+        self.tiles, self.seed, self.coarse_steps = tiles, c.seed, round(c.coarse*c.steps)
+        small = dict(zip(('global_size', 'local_size'), c.coarse_sizes)) if self.coarse_steps else {}
+        self.crops = [MultiCrop(replace(c.views, **small)), MultiCrop(c.views)]
+    def crop(self, step:int) -> MultiCrop:
+        "The recipe of views at a step: the coarse one, then the full one."
+        return self.crops[step >= self.coarse_steps]
+    def __getitem__(self, item): return self.tiles[item[2]]
     def join(self, samples): return collate(samples)
-    def finish(self, batch:Batch, device:torch.device, epoch:int, index) -> tuple[list, list]:
+    def finish(self, batch:Batch, device:torch.device, step:int, epoch:int, index) -> tuple[list, list]:
         "Paths and views of a batch."
-        return batch.paths, self.crop(batch.images.to(device), batch.gsd, (self.seed, epoch), index, batch.hw)
+        crop, images = self.crop(step), batch.images.to(device)
+        return batch.paths, crop(images, batch.gsd, (self.seed, epoch), index, batch.hw)
 
 class HostViews(DeviceViews):
     "Views from the loading processes, uint8 (`MultiCrop.one`, which needs OpenCV)."
     def __getitem__(self, item):
-        (epoch, i), tile = item, self.tiles[item[1]]
-        return tile.path, self.crop.one(tile.image, tile.gsd, (self.seed, epoch), i)
+        (step, epoch, i), tile = item, self.tiles[item[2]]
+        return tile.path, self.crop(step).one(tile.image, tile.gsd, (self.seed, epoch), i)
     def join(self, samples): return [path for path, _ in samples], [join_views(v) for v in zip(*(views for _, views in samples))]
-    def finish(self, batch, device, epoch, index):
+    def finish(self, batch, device, step, epoch, index):
         paths, views = batch
         return paths, [replace(v, images=v.images.to(device)) for v in views]
 
 # %% ../nbs/06_pretrain.ipynb #temporal-views
 class TemporalViews(DeviceViews):
     "As `DeviceViews`, but each global view is of another date of the same place (of the same picture, where there is none)."
-    def __init__(self, tiles, views, seed): super().__init__(tiles, views, seed); self.groups = same_place(tiles)
+    def __init__(self, tiles:Tiles, c:PretrainConfig):
+        super().__init__(tiles, c)
+        self.groups = same_place(tiles)
     def __getitem__(self, item):
-        epoch, i = item
+        _, epoch, i = item
         others = [j for j in self.groups[i] if j != i] or [i]
-        drawn = np.random.default_rng([self.seed, epoch, i, 1]).choice(others, self.crop.config.n_global)
+        drawn = np.random.default_rng([self.seed, epoch, i, 1]).choice(others, self.crops[0].config.n_global)
         return [self.tiles[i], *(self.tiles[j] for j in drawn)]
     def join(self, samples): return [collate(tiles) for tiles in zip(*samples)]
-    def finish(self, batches, device, epoch, index):
+    def finish(self, batches, device, step, epoch, index):
         batches = [replace(b, images=b.images.to(device)) for b in batches]
-        return batches[0].paths, self.crop.temporal(batches, (self.seed, epoch), index)
+        return batches[0].paths, self.crop(step).temporal(batches, (self.seed, epoch), index)
 
 # %% ../nbs/06_pretrain.ipynb #view-source
 def view_source(c:PretrainConfig, device:torch.device) -> type[DeviceViews]:
@@ -304,14 +336,15 @@ def one_thread(_) -> None:
 # %% ../nbs/06_pretrain.ipynb #view-batches
 def view_batches(train:Tiles, c:PretrainConfig, device:torch.device, start:int=0, process:int=0, processes:int=1) -> Iterator[tuple[list, list]]:
     "For each step from `start` on, the paths and views on `device` of this process's share: one list of `Views` for each of `c.accumulate` parts."
-    order = lambda: batches(len(train), c.batch_size, c.steps, c.seed, start)
+    weights = None if None in train.weights else train.weights
+    order = lambda: enumerate(batches(len(train), c.batch_size, c.steps, c.seed, start, weights), start)
     share = lambda index: index.reshape(c.accumulate, processes, -1)[:, process]
-    source = view_source(c, device)(train, c.views, c.seed)
-    items = ([(epoch, int(i)) for i in part] for epoch, index in order() for part in share(index))
+    source = view_source(c, device)(train, c)
+    items = ([(step, epoch, int(i)) for i in part] for step, (epoch, index) in order() for part in share(index))
     loader = iter(DataLoader(source, batch_sampler=items, collate_fn=source.join, num_workers=c.workers, worker_init_fn=one_thread,
                              generator=torch.Generator().manual_seed(c.seed)))     # its own, so that the run's random numbers do not depend on it
-    for epoch, index in order():
-        parts = [source.finish(next(loader), device, epoch, part) for part in share(index)]
+    for step, (epoch, index) in order():
+        parts = [source.finish(next(loader), device, step, epoch, part) for part in share(index)]
         yield [path for paths, _ in parts for path in paths], [views for _, views in parts]
 
 # %% ../nbs/06_pretrain.ipynb #schedules
@@ -353,7 +386,7 @@ def build(c:PretrainConfig, normalisation:Normalisation, device:torch.device|Non
     backbone.set_grad_checkpointing(c.checkpoint_gradients)
     fused_attention(backbone, device is None or device.type != 'cpu' or c.precision == 'fp32')   # slow to differentiate on CPUs in 16 bits
     model = SatDINO(backbone, DINOHead(c.vit.embed_dim, c.out_dim, c.hidden_dim, c.bottleneck_dim), c.gamma, c.student_temp,
-                    c.centre_momentum, c.centring, c.train_gsd_head)
+                    c.centre_momentum, c.centring, c.train_gsd_head, c.unknown_gsd)
     if c.init is not None and c.init_parts == 'all': load_all(model, c.init)
     return model.train()
 
@@ -695,11 +728,12 @@ def knn_predict(train_x:torch.Tensor, train_y:torch.Tensor, test_x:torch.Tensor,
 
 # %% ../nbs/06_pretrain.ipynb #knn-probe
 class KnnProbe:
-    "kNN accuracy of a backbone: at most `most` of `train` as gallery, at most `most` of `held` as queries, the same ones each time; None without classes."
+    "kNN accuracy of a backbone: at most `most` of `train` as gallery, at most `most` of `held` as queries, those that have a class, the same ones each time; None where none has."
     def __init__(self, train:Tiles, held:Tiles, size:int, most:int=1000, k:int=20):
         some = lambda tiles: tiles.subset(np.random.default_rng(0).permutation(len(tiles))[:most])
-        labelled = len(held) and not any(y is None for y in (*train.labels, *held.labels))
-        self.parts, self.size, self.k = [some(train), some(held)] if labelled else None, size, min(k, len(train))
+        parts = [t.subset(i for i, y in enumerate(t.labels) if y is not None) for t in (train, held)]
+        self.parts = [some(t) for t in parts] if min(map(len, parts)) else None
+        self.size, self.k = size, min(k, most, len(parts[0]))
 
     @torch.no_grad()
     def __call__(self, backbone:SatViT) -> float|None:
@@ -822,7 +856,7 @@ def pretrain(config:PretrainConfig, tiles:Tiles|None=None, watch:Callable|None=N
         if found: checkpoints.load(found[0])
         accelerator.init_trackers('log', init_kwargs=dict(wandb=dict(dir=str(config.out))))
         probe = KnnProbe(train, held, config.vit.img_size, config.knn_images) if config.knn_every else None
-        if probe and probe.parts is None: accelerator.print("not every image has a class, so kNN accuracy is left out")
+        if probe and probe.parts is None: accelerator.print("no image has a class, so kNN accuracy is left out")
         rows = _loop(model, optimiser, reading, config, accelerator, checkpoints, found[1]['done'] if found else 0, probe, watch)
     accelerator.end_training()
     return Run(config.out, config, fused_attention(plain_backbone(own.teacher.backbone).eval()), rows)
@@ -953,18 +987,27 @@ def dry_run(config:PretrainConfig, tiles:Tiles|None=None, steps:int=5) -> DryRun
     c, device = settled(config, len(train)), accelerator.device
     with advice_on_memory(c):
         own, model, optimiser = set_up(c, channel_stats(train), accelerator)
-        s, wait, start = schedules(c), 0.0, 0.0
-        source = view_batches(for_reading(train, c), replace(c, steps=steps + 2), device, 0, accelerator.process_index, accelerator.num_processes)
-        for step in range(steps + 2):
-            if step == 2: start, wait = time.perf_counter(), 0.0
-            before = time.perf_counter()
-            _, parts = next(source)
-            wait += time.perf_counter() - before
-            train_step(model, optimiser, parts, s[min(step, c.steps - 1)], c, accelerator)[1].item()      # waits for the device
-    took = time.perf_counter() - start
-    source.close()
+        reading, s, took, wait = for_reading(train, c), schedules(c), 0.0, 0.0
+        for share, coarse in ((1 - c.coarse, 0.0), (c.coarse, 1.0)):        # full views, and coarse ones if the run begins so
+            if not share: continue
+            part = replace(c, steps=steps + 2, coarse=coarse)
+            source = view_batches(reading, part, device, 0, accelerator.process_index, accelerator.num_processes)
+            with closing(source): times = timed_steps(model, optimiser, source, s, c, steps, accelerator)
+            took, wait = took + share*times[0], wait + share*times[1]
     accelerator.end_training()
-    return DryRun(len(train), sum(p.numel() for p in own.student.parameters()), c, took/steps, peak_memory(device), device.type, wait/took)
+    parameters = sum(p.numel() for p in own.student.parameters())
+    return DryRun(len(train), parameters, c, took/steps, peak_memory(device), device.type, wait/took)
+
+def timed_steps(model, optimiser, source:Iterator, s:Schedules, c:PretrainConfig, steps:int, accelerator:Accelerator) -> tuple[float, float]:
+    "Seconds that `steps` take after two to warm up, and how many of them were spent waiting for images."
+    for step in range(steps + 2):
+        if step == 2: start, wait = time.perf_counter(), 0.0
+        before = time.perf_counter()
+        _, parts = next(source)
+        waited = time.perf_counter() - before
+        train_step(model, optimiser, parts, s[min(step, c.steps - 1)], c, accelerator)[1].item()      # waits for the device
+        if step >= 2: wait += waited
+    return time.perf_counter() - start, wait
 
 # %% ../nbs/06_pretrain.ipynb #main
 def main(args:Sequence[str]|None=None) -> None:

@@ -1,15 +1,18 @@
 """Every setting of a run does what it says; what cannot work is said before it costs anything."""
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from satdino_nb.data import channel_stats, sample_tiles, samples_dir
+from satdino_nb.data import cache_tiles, channel_stats, open_tiles, sample_tiles, samples_dir
 from satdino_nb.dino import DINOLoss
 from satdino_nb.pretrain import (PretrainConfig, build, check_config, differences, load_run, newest_checkpoint, plot_run, pretrain, pretrain_preset, read_config, save_config)
 from satdino_nb.views import view_preset
@@ -31,6 +34,8 @@ def first(tmp_path): return load_file(newest_checkpoint(tmp_path/'run'/'checkpoi
     dict(centring='sinkhorn'), dict(precision='bf16'), dict(checkpoint_gradients=True), dict(clip_grad=0.), dict(clip_mode='per_tensor', clip_grad=1.),
     dict(accumulate=2, batch_size=12), dict(freeze_last_layer=1.), dict(epochs=0.5), dict(views=view_preset('tiny', n_local=0)), dict(lr=None, momentum=None, out_dim=None),
     *(dict(gamma_schedule=kind) for kind in ('linear', 'cosine', 'warmup')),
+    dict(coarse=0.5, coarse_sizes=(16, 8)),
+    dict(views=view_preset('tiny', vertical_flip=0.5, quarter_turn=0.5)),
 ], ids=lambda c: ' '.join(f'{k}={v}' for k, v in c.items() if k not in ('vit', 'views')) + (' log' if 'vit' in c and c['vit'].gsd_log else ''))
 def test_every_setting_trains_and_is_read_back(tmp_path, changes):
     run = trained(tmp_path, **changes)
@@ -115,6 +120,43 @@ def test_go_on_from_everything(tmp_path):
     trained(tmp_path/'b', init=str(tmp_path/'a'/'run'), init_parts='all', steps=1, lr=0., final_lr=0., momentum=(1., 1.))
     after = first(tmp_path/'b')
     assert all(torch.equal(state[k], after[k]) for k in state if 'centre' not in k) and not torch.equal(state['loss.centre'], after['loss.centre'])
+
+
+def mixture(folder):
+    "A mixture of the samples with parts of other sizes, without classes, without GSD."
+    rng = np.random.default_rng(0)
+    for name, size in (('streets', 40), ('fields', 96)):
+        (folder/name).mkdir(parents=True)
+        for i in range(12):
+            picture = Image.fromarray(rng.integers(0, 256, (size, size + i, 3), dtype=np.uint8))
+            picture.save(folder/name/f'{i}.png')
+    parts = [dict(data=str(samples_dir()/'manifest.csv'), weight=2), dict(data='streets', gsd=0.5, weight=1), dict(data='fields', weight=1)]
+    (folder/'mixture.json').write_text(json.dumps(parts))
+    return folder/'mixture.json'
+
+
+@pytest.mark.parametrize('cut', ['device', 'host'])
+def test_a_mixture_trains_and_goes_on(tmp_path, cut):
+    changes = dict(data=mixture(tmp_path), unknown_gsd='skip', steps=6, save_every=3, cut_views=cut, knn_every=3, held_out=0.2)
+    run = trained(tmp_path/'whole', None, **changes)
+    assert all(math.isfinite(r['gsd']) and r['gsd_mae'] > 0 for r in run.metrics)
+    assert 0 <= run.metrics[-1]['knn'] <= 1                                   # asked of the part that has classes
+    shutil.copytree(tmp_path/'whole', tmp_path/'part')
+    for folder in (tmp_path/'part'/'run'/'checkpoints').glob('step-*6'): shutil.rmtree(folder)
+    trained(tmp_path/'part', None, **changes, resume=True)
+    a, b = first(tmp_path/'whole'), first(tmp_path/'part')
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_a_mixture_without_gsd_is_refused_unless_told(tmp_path):
+    with pytest.raises(ValueError, match='no GSD.*unknown-gsd skip'): trained(tmp_path, None, data=mixture(tmp_path))
+
+
+def test_a_cached_mixture_is_the_mixture(tmp_path):
+    tiles = open_tiles(mixture(tmp_path))
+    cached = cache_tiles(tiles, tmp_path/'cache')
+    for i in (0, len(tiles)//2, len(tiles) - 1): assert torch.equal(tiles[i].image, cached[i].image)
+    assert cached.weights == tiles.weights and cached.labels == tiles.labels
 
 
 def test_tensorboard_gets_every_number(tmp_path):
