@@ -9,8 +9,9 @@ over, so the command can be stopped and given again. The test list is never open
 """
 import argparse
 import json
+import re
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -106,7 +107,7 @@ def main() -> None:
                 continue
             config = VARIANTS[name](TRIAL)
             config = replace(config, steps=args.samples//config.batch_size, seed=seed,
-                             out=args.runs/f"{name.replace(' ', '-')}-{args.samples}-{seed}", resume=True)
+                             out=args.runs/f"{re.sub('[ /]', '-', name)}-{args.samples}-{seed}", resume=True)
             began = time.perf_counter()
             result = pretrain(config, tiles)
             minutes = (time.perf_counter() - began)/60
