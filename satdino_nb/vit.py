@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PUBLISHED', 'ViTConfig', 'vit_preset', 'Tokens', 'SatViT', 'predict_gsd', 'fit_gsd_head', 'header_of', 'save_satdino',
-           'LoadReport', 'hub_file', 'load_satdino', 'satdino_tiny_patch16', 'satdino_small_patch16',
+           'stored', 'LoadReport', 'hub_file', 'load_satdino', 'satdino_tiny_patch16', 'satdino_small_patch16',
            'satdino_small_patch8', 'satdino_base_patch16', 'satdino_large_patch16', 'Backbone', 'as_backbone']
 
 # %% ../nbs/04_vit.ipynb #imports
@@ -56,8 +56,8 @@ class ViTConfig:
 
 # %% ../nbs/04_vit.ipynb #vit-preset
 def vit_preset(size:str='small', **changes) -> ViTConfig:
-    "ViT 'tiny', 'small', 'base' or 'large', or 'micro' (CPU demonstrations), with `changes`."
-    presets = dict(micro=(96, 4, 3), tiny=(192, 12, 3), small=(384, 12, 6), base=(768, 12, 12), large=(1024, 24, 16))
+    "ViT 'tiny', 'small', 'base' or 'large', or 'micro' and 'nano' (for a CPU), with `changes`."
+    presets = dict(micro=(96, 4, 3), nano=(128, 6, 4), tiny=(192, 12, 3), small=(384, 12, 6), base=(768, 12, 12), large=(1024, 24, 16))
     if size not in presets: raise ValueError(f"no ViT {size!r}; there are {', '.join(presets)}")
     return ViTConfig(**{**dict(zip(('embed_dim', 'depth', 'num_heads'), presets[size])), **changes})
 
@@ -248,13 +248,25 @@ def header_of(model:SatViT) -> dict:
     "What a saved `model` says of itself: config, normalisation, class names if any."
     return dict(config=asdict(model.config), normalisation=asdict(model.normalisation), classes=model.classes)
 
-def save_satdino(model:SatViT, path) -> None:
-    "Write `model` with its config and normalisation to `path` (safetensors), by way of a temporary file."
+def save_satdino(model:SatViT, path, dtype:torch.dtype=torch.float32) -> None:
+    """Write `model` with its config and normalisation to `path` (safetensors), by way of a temporary file.
+
+    dtype: of the stored weights; `torch.float16` halves the file, and `load_satdino` gives fp32 again.
+    `ValueError` where a weight does not fit into `dtype`.
+    """
     path, header = Path(path), {k: json.dumps(v) for k, v in header_of(model).items() if v is not None}
     part = path.with_name(path.name + '.part')
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {k: stored(k, v, dtype) for k, v in model.state_dict().items()}
     part.write_bytes(save(state, metadata=dict(format='satdino_nb', **header)))          # bytes: the file gets the usual mode
     part.replace(path)
+
+def stored(name:str, weight:torch.Tensor, dtype:torch.dtype) -> torch.Tensor:
+    "`weight` as it is written: on the CPU, and as `dtype` if it is a floating-point number."
+    weight = weight.detach().cpu().contiguous()
+    if not weight.is_floating_point(): return weight
+    small = weight.to(dtype)
+    if (small.isinf() & ~weight.isinf()).any(): raise ValueError(f"{name}: too large for {dtype}; store it as torch.float32")
+    return small
 
 # %% ../nbs/04_vit.ipynb #safe-types
 def safe_types() -> list:
@@ -349,7 +361,9 @@ def read_weights(path, which:str='teacher', gsd_token:bool=True, num_heads:int|N
     header, content = read_checkpoint(path)
     try:
         if not isinstance(content, dict): raise ValueError(f"it holds a {type(content).__name__}, not weights by name")
-        if header.get('format') == 'satdino_nb': return Weights(path.name, content, *read_header(header))
+        if header.get('format') == 'satdino_nb':
+            content = {k: v.float() if v.is_floating_point() else v for k, v in content.items()}
+            return Weights(path.name, content, *read_header(header))
         (state, unused), args = pick_state(content, which), content.get('args')
         state, reinterpreted = timm_names(state)
         config = infer_config(state, gsd_token, num_heads or getattr(args, 'num_heads', None))
