@@ -298,8 +298,10 @@ def local_binary_patterns(grey:torch.Tensor) -> torch.Tensor:
     bits = torch.arange(256)[:, None] >> torch.arange(8) & 1
     uniform = (bits != bits.roll(1, 1)).sum(1) <= 2
     pattern_of = torch.where(uniform, bits.sum(1), 9)
-    code = sum((near >= grey).long() << k for k, near in enumerate(ring_of(grey)))
-    return pattern_of[code]
+    code = torch.zeros(grey.shape, dtype=torch.uint8)
+    for k, near in enumerate(ring_of(grey)):
+        code |= (near >= grey).to(torch.uint8) << k
+    return pattern_of[code.int()]
 
 # %% ../nbs/07_2_features.ipynb #gradient-blocks
 def gradient(grey:torch.Tensor) -> torch.Tensor:
