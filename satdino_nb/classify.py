@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SWEEP', 'CLASSIFIERS', 'SCALES', 'check_features', 'labelled', 'Prediction', 'knn_classifier', 'standardised',
            'train_heads', 'tuning_split', 'linear_classifier', 'fit_logistic', 'logistic_classifier', 'classify',
-           'image_side', 'patch_side', 'scale_sizes', 'features_at', 'cross_scale', 'scale_mean', 'scale_names',
-           'cross_scale_table', 'cross_scale_figure', 'few_labels', 'few_labels_figure', 'Calibration', 'bin_means',
-           'calibration', 'reliability_figure', 'confusion', 'worst_pairs', 'confusion_figure', 'worst_pairs_figure',
+           'patch_side', 'scale_sizes', 'features_at', 'cross_scale', 'scale_mean', 'scale_names', 'cross_scale_table',
+           'cross_scale_figure', 'few_labels', 'few_labels_figure', 'Calibration', 'bin_means', 'calibration',
+           'reliability_figure', 'confusion', 'worst_pairs', 'confusion_figure', 'worst_pairs_figure',
            'neighbour_shares']
 
 # %% ../nbs/07_3_classify.ipynb #cl-imports
@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .data import Tiles
-from .features import Features, extract_features
+from .features import Features, extract_features, image_side
 from .intervals import Estimate, accuracy, bootstrap, over_seeds
 from .pretrain import knn_predict, nearest
 
@@ -134,10 +134,6 @@ def classify(train:Features, test:Features, how:str|Callable='knn', seed:int=0, 
 
 # %% ../nbs/07_3_classify.ipynb #scale-sizes
 SCALES = (1., 0.5, 0.25, 0.125)
-
-def image_side(tiles:Tiles, most:int=50) -> int:
-    "The data set's image size in pixels: the median of the shorter side over at most `most` tiles, evenly spaced."
-    return int(np.median([min(tiles[int(i)].image.shape[1:]) for i in np.linspace(0, len(tiles) - 1, min(most, len(tiles)))]))
 
 def patch_side(model) -> int:
     "Patch size of a backbone in pixels; 1 for networks without patches."

@@ -49,7 +49,8 @@ def test_evaluate_compares_with_the_baselines(run):
     done = command('evaluate', '--run', out, '--workers', 0)
     assert done.returncode == 0, done.stderr
     report = results(out)
-    assert report['settings']['models'] == ['first', 'untrained', 'pixels', 'colour histogram'] and report['settings']['steps'] == 3
+    names = ['first', 'untrained', 'pixels', 'colour histogram', 'hand-made features']
+    assert report['settings']['models'] == names and report['settings']['steps'] == 3
     n = report['settings']['test']
     for r in report['results']: assert r['low'] <= r['value'] <= r['high'] and (r['n'] in (n, 3))
     assert {r['protocol'] for r in report['results']} == {'knn', 'gsd of views'}

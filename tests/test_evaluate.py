@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from satdino_nb.classify import scale_sizes
 from satdino_nb.data import FMOW, Tiles, Windows, geotiff_tiles, ground_squares, sample_tiles, samples_dir, split_tiles
-from satdino_nb.evaluate import PROTOCOLS, evaluate, extract_features, knn_predict, main, open_model
+from satdino_nb.evaluate import (BASELINES, PROTOCOLS, Contender, Setup, ask, evaluate, extract_features,
+                                 knn_predict, main, open_model)
+from satdino_nb.intervals import difference
 from satdino_nb.vit import as_backbone, load_satdino
 
 WEIGHTS = samples_dir()/'model.safetensors'
@@ -57,7 +59,7 @@ def test_the_command_leaves_a_report(split_table, tmp_path):
     assert less[0]['high'] < 0, "pixels are worse than the model on the same images"
     for r in rows: assert r['low'] <= r['value'] + 1e-9 or r['metric'] == 'calibration error', r
     assert {'confusion.png', 'worst_pairs.png', 'cross_scale.png', 'few_labels.png', 'reliability_logistic.png', 'report.md'} <= {p.name for p in out.iterdir()}
-    assert all(name in done.stdout for name in (model, 'untrained', 'pixels', 'colour histogram'))
+    assert all(name in done.stdout for name in (model, 'untrained', *BASELINES))
 
 
 @pytest.mark.parametrize('args,words', [
@@ -86,6 +88,28 @@ def test_sizes_of_the_four_scales():
     assert scale_sizes(64, 16) == [64, 32, 16, 16] and scale_sizes(64, 8) == [64, 32, 16, 8]        # EuroSAT
     assert scale_sizes(256, 16) == [256, 128, 64, 32] and scale_sizes(200, 16) == [192, 96, 48, 16] # RESISC45, SIRI-WHU
     assert scale_sizes(600, 8) == [600, 296, 144, 72] and scale_sizes(512, 16) == [512, 256, 128, 64]
+
+
+@pytest.mark.parametrize('protocol', ['knn', 'logistic'])
+def test_hand_made_features_beat_the_colour_histogram_on_eurosat(protocol, shared):
+    root, most = shared('data/eurosat'), 100
+
+    def some(listed):
+        "The first `most` tiles of each class of a list."
+        files = sorted((root/f'{listed}.txt').read_text().split())
+        names = [f.split('/')[1] for f in files]
+        classes = sorted(set(names))
+        few = [i for c in classes for i in [k for k, n in enumerate(names) if n == c][:most]]
+        return Tiles([str(root/files[i]) for i in few], [10.]*len(few),
+                     [classes.index(names[i]) for i in few], tuple(classes))
+
+    setup = Setup(some('train'), some('val'))
+    assert len(setup.train) == len(setup.test) == 10*most
+    right = {name: ask(Contender(name, [name]), protocol, setup, {})[0].outcome.values
+             for name in BASELINES}
+    gap = difference(right['hand-made features'], right['colour histogram'], unit='%')
+    assert gap.low > 0, f"hand-made features less colour histogram, same images: {gap}"
+    assert right['hand-made features'].mean() > right['pixels'].mean()
 
 
 def test_four_scales_on_eurosat(shared):
