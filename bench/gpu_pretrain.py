@@ -126,7 +126,7 @@ def main():
         tiles = Tiles([p for p in paths for _ in range(16)], [0.5]*16*len(paths))
         for name in a.models:
             if time.perf_counter() - a.start > a.limit: break
-            c = pretrain_preset('paper-s16', vit=MODELS[name], batch_size=a.batch, epochs=None, lr=1e-4, workers=min(16, os.cpu_count()), cut_views='device', device='cpu' if device.type == 'cpu' else 'auto')
+            c = pretrain_preset('paper-s16', vit=MODELS[name], batch_size=a.batch, epochs=None, lr=1e-4, precision='bf16', workers=min(16, os.cpu_count()), cut_views='device', device='cpu' if device.type == 'cpu' else 'auto')
             if a.tiny: c = replace(c, vit=vit_preset('micro', img_size=32, patch_size=8), views=view_preset('tiny'), batch_size=4, out_dim=256, hidden_dim=64, bottleneck_dim=32)
             print(f"ViT-{name}, batch {c.batch_size}")
             if a.profile: profile(c, device, tiles)

@@ -51,9 +51,9 @@ class Prediction:
     scores: torch.Tensor
     setting: str
 
-def knn_classifier(train_x, train_y, test_x, num_classes:int, seed:int=0, k:int=20, temperature:float=0.07) -> Prediction:
-    "Weighted nearest neighbours; nothing is chosen, and nothing is random."
-    votes = knn_predict(train_x, train_y, test_x, k, temperature, num_classes)
+def knn_classifier(train_x, train_y, test_x, num_classes:int, seed:int=0, k:int=20, temperature:float=0.07, search:str='fp32') -> Prediction:
+    "Weighted nearest neighbours, by a `search` in 'fp32', 'bf16' or 'auto' (`nearest`); nothing is chosen, and nothing is random."
+    votes = knn_predict(train_x, train_y, test_x, k, temperature, num_classes, search=search)
     return Prediction(votes/votes.sum(1, keepdim=True), f"k {k}, temperature {temperature}")
 
 # %% ../nbs/07_3_classify.ipynb #train-heads

@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from .features import (BASELINES, Features, as_model, as_tiles, baseline_feature
                                  extract_features, image_side, untrained)
 from .finetune import FineTuneConfig, fine_tune, predict_classes
 from .intervals import Estimate, Spread, accuracy, bootstrap, difference, over_seeds, share
-from .pretrain import knn_predict, load_run, pick_device, run_tiles, write_whole
+from .pretrain import knn_predict, load_run, pick_device, run_tiles, settle_search, write_whole
 from .readout import HEAD, MEASURES, compare_readouts, image_statistics, risk_coverage, show_bias, show_gsd, show_risk
 from .segment import SegmentConfig, class_iou, in_memory, iou_figure, masked_tiles, mean_iou, pixel_accuracy, raw_pixels, segment_report
 from .views import MultiCrop, ViewConfig
@@ -95,6 +96,7 @@ class Setup:
     k: int = 20                              # neighbours
     ks: tuple[int, ...] = (20,)              # of the knn protocol, which may be asked for several
     temperature: float = 0.07
+    search: str = 'fp32'                     # of neighbours (knn, scales): fp32, exact; bf16; or 'auto', the faster here
     scales: tuple[float, ...] = SCALES
     counts: tuple[int, ...] = (1, 5, 10, 50) # labels a class
     draws: int = 5                           # of few labels
@@ -168,7 +170,7 @@ def knn_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
     "Weighted nearest neighbours, for each k."
     train, test = s.features(model)
     y, truth, classes = labelled(train, test)
-    out = {k: knn_predict(train.cls, y, test.cls, k, s.temperature, len(classes)) for k in s.ks}
+    out = {k: knn_predict(train.cls, y, test.cls, k, s.temperature, len(classes), search=s.search) for k in s.ks}
     pictures['classes'] = out.get(s.k, out[s.ks[0]]), truth, classes
     return [Outcome(f'k {k}', 'accuracy', right_of(scores, truth)) for k, scores in out.items()]
 
@@ -176,7 +178,7 @@ def scales_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
     "The paper's four scales and their mean, and every gallery scale with every query scale."
     sizes = scale_sizes(image_side(s.test), 1 if isinstance(model, str) else patch_side(model), s.scales)
     at = [s.features(model, size, 0.875) for size in sizes]
-    right = cross_scale({n: f[0] for n, f in zip(sizes, at)}, {n: f[1] for n, f in zip(sizes, at)}, sizes, k=s.k, temperature=s.temperature)
+    right = cross_scale({n: f[0] for n, f in zip(sizes, at)}, {n: f[1] for n, f in zip(sizes, at)}, sizes, k=s.k, temperature=s.temperature, search=s.search)
     pictures['cross'], same = right, right[range(len(sizes)), range(len(sizes))]
     each = [Outcome(f'{100*x:g} %', 'accuracy', r) for x, r in zip(s.scales, same)]
     return [Outcome('mean', 'accuracy', same.mean(0)), *each, Outcome('all crossed', 'accuracy', right.mean((0, 1)))]
@@ -335,6 +337,7 @@ def report_markdown(report:Report) -> str:
     s, text, gaps = report.settings, [], report.differences()
     text.append(f"{s['train']} training and {s['test']} test tiles{', ' + str(s['places']) + ' places' if s['places'] else ''}. Shares in percent, with 95 % intervals over "
                 f"{'places' if s['places'] else 'test tiles'}, or the range over seeds.")
+    if s['search'] == 'bf16' and {'knn', 'scales'} & set(s['protocols']): text.append("Neighbours were searched in bf16, which may miss one; their cosines are fp32.")
     for protocol, metric in dict.fromkeys((r.protocol, r.metric) for r in report.results):
         mine = [r for r in report.results if (r.protocol, r.metric) == (protocol, metric)]
         columns, corner = list(dict.fromkeys(r.setting for r in mine)), f"{protocol}, {metric}"
@@ -409,6 +412,7 @@ def evaluate(models,                             # one, a list, or a dictionary 
     train, test = split_tiles(train, held_out, seed, split) if test is None else (train, as_tiles(test))
     s = Setup(train, test, **{'cache': out and Path(out)/'features', **settings})
     check_setup(s, protocols)
+    s.search = settle_search(s.search, 'cpu', len(s.train), max(s.k, *s.ks))                # one for the whole report, which says it
     who = contenders(models, baselines, untrained_seeds)
     s.kept['first'] = who[0].models[0]
     report = Report(describe(s, who, protocols), groups=s.groups)
@@ -483,13 +487,13 @@ def open_split(data=None, train=None, test=None, gsd:float|None=None) -> tuple[T
 # %% ../nbs/07_evaluate.ipynb #main
 def command(models:tuple[str, ...]=(), run:Path|None=None, data:Path|None=None, train:Path|None=None, test:Path|None=None, gsd:float|None=None,
             protocols:tuple[str, ...]=('knn',), out:Path|None=None, baselines:bool=True, split:str='image', held_out:float=0.2, seed:int=0,
-            k:int=20, ks:tuple[int, ...]=(20,), temperature:float=0.07, counts:tuple[int, ...]=(1, 5, 10, 50), size:int|None=None, seeds:int=1, untrained_seeds:int=3,
+            k:int=20, ks:tuple[int, ...]=(20,), temperature:float=0.07, search:Literal['auto', 'fp32', 'bf16']='fp32', counts:tuple[int, ...]=(1, 5, 10, 50), size:int|None=None, seeds:int=1, untrained_seeds:int=3,
             tuning:FineTuneConfig=FineTuneConfig(), mask_classes:tuple[str, ...]=(), mask_colours:tuple[str, ...]=(), mask_other:int|None=None,
             segmenting:SegmentConfig=SegmentConfig(), device:str='auto', workers:int=2) -> Report:
     """Evaluate models on labelled tiles: --models (weights, run folders, timm:NAME) on --data, or on --train and --test; or --run, on the tiles it held out.
 
     Protocols: knn, scales, linear, logistic, few, retrieval, finetune, gsd, and segment and segment_tuned for tables with a column mask. --split image, class or place. --out keeps report, figures and features."""
-    more = dict(k=k, ks=ks, temperature=temperature, counts=counts, size=size, seeds=seeds, tuning=tuning, device=device,
+    more = dict(k=k, ks=ks, temperature=temperature, search=search, counts=counts, size=size, seeds=seeds, tuning=tuning, device=device,
                 mask_classes=mask_classes, mask_colours=mask_colours, mask_other=mask_other, segmenting=segmenting)
     if run is not None:
         if models or data or train or test: raise ValueError("--run brings its own model and tiles; leave out --models, --data, --train and --test")

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .data import Batch, DatasetTiles, Tiles, collate, fingerprint, footprints
-from .pretrain import pick_device, write_whole
+from .pretrain import fast_precision, pick_device, write_whole
 from .views import centre_view
 from .vit import Backbone, SatViT, as_backbone
 
@@ -77,10 +77,10 @@ def as_tiles(tiles:Dataset) -> Tiles:
     return tiles if isinstance(tiles, Tiles) else DatasetTiles(tiles)
 
 def settle_precision(precision:str, device:torch.device) -> str:
-    "'fp32' or 'bf16'; 'auto' is bf16 on a CUDA GPU that has it."
+    "'fp32' or 'bf16' of features; 'auto' is `fast_precision` on a CUDA GPU, and fp32 elsewhere, so that features do not depend on which CPU computed them."
     if precision not in ('auto', 'fp32', 'bf16'): raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
     if precision != 'auto': return precision
-    return 'bf16' if device.type == 'cuda' and torch.cuda.is_bf16_supported() else 'fp32'
+    return fast_precision(device) if device.type == 'cuda' else 'fp32'
 
 # %% ../nbs/07_2_features.ipynb #weights-hash
 def weights_hash(model) -> str:
@@ -156,7 +156,7 @@ def extract_features(model,                     # SatDINO, `as_backbone(...)`, o
                      size:int|None=None,        # input size in pixels; None: the model's own
                      batch_size:int=128, device='auto', workers:int=0,
                      crop_pct:float=1.0,        # share of the shorter side that is kept (0.875 in the released kNN)
-                     precision:str='auto',      # 'fp32', 'bf16', or 'auto': bf16 on a GPU
+                     precision:str='auto',      # 'fp32', 'bf16', or 'auto': bf16 on a CUDA GPU that has it
                      cache=None,                # folder to keep features in, and to find them again
                     ) -> Features:
     "Features of all tiles; the model is left on `device` in eval mode. `ValueError` names an image whose features are not finite; what was computed before stays in `cache`."

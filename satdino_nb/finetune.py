@@ -45,7 +45,7 @@ class FineTuneConfig:
     flip: float = 0.5
     turn: bool = True                   # quarter turns
     clip_grad: float = 1.
-    precision: str = 'auto'             # 'fp32', 'bf16', or 'auto': bf16 on a GPU
+    precision: str = 'auto'             # 'fp32', 'bf16', or 'auto', as for features: bf16 on a CUDA GPU that has it
     seed: int = 0
 
     def __post_init__(self):

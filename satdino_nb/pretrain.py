@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'FREE', 'PANELS', 'LABELS', 'STYLES', 'PretrainConfig', 'closest_name', 'pretrain_preset', 'settled',
-           'check_config', 'pick_device', 'save_config', 'write_whole', 'read_config', 'differences', 'run_tiles',
-           'for_reading', 'epoch_order', 'batches', 'fingerprint', 'DeviceViews', 'HostViews', 'TemporalViews',
-           'view_source', 'one_thread', 'view_batches', 'Now', 'Schedules', 'schedules', 'build', 'fused_attention',
-           'initial_backbone', 'load_all', 'make_optimiser', 'unsharded', 'plain_backbone', 'clip_gradients',
-           'train_step', 'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'below', 'diagnose',
-           'minor_findings', 'health_figure', 'plot_run', 'LivePanel', 'nearest', 'knn_vote', 'knn_predict', 'KnnProbe',
-           'Run', 'read_rows', 'load_run', 'start_accelerator', 'on_main', 'set_aside', 'Signals', 'set_up', 'pretrain',
-           'DryRun', 'peak_memory', 'dry_run', 'timed_steps', 'main', 'run_command']
+           'check_config', 'pick_device', 'bf16_time', 'fast_precision', 'save_config', 'write_whole', 'read_config',
+           'differences', 'run_tiles', 'for_reading', 'epoch_order', 'batches', 'fingerprint', 'DeviceViews',
+           'HostViews', 'TemporalViews', 'view_source', 'one_thread', 'view_batches', 'Now', 'Schedules', 'schedules',
+           'build', 'fused_attention', 'initial_backbone', 'load_all', 'make_optimiser', 'unsharded', 'plain_backbone',
+           'clip_gradients', 'train_step', 'mean_losses', 'Checkpoints', 'find_resume', 'log_row', 'lasting', 'below',
+           'diagnose', 'minor_findings', 'health_figure', 'plot_run', 'LivePanel', 'settle_search', 'nearest',
+           'knn_vote', 'knn_predict', 'KnnProbe', 'Run', 'read_rows', 'load_run', 'start_accelerator', 'with_precision',
+           'choose_precision', 'on_main', 'set_aside', 'Signals', 'set_up', 'pretrain', 'DryRun', 'peak_memory',
+           'dry_run', 'timed_steps', 'main', 'run_command']
 
 # %% ../nbs/06_pretrain.ipynb #imports
 import difflib
@@ -28,6 +29,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -35,7 +37,7 @@ from typing import Annotated, Literal
 # %% ../nbs/06_pretrain.ipynb #importstorch
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
@@ -103,7 +105,7 @@ class PretrainConfig:
     temporal: bool = False                # global views from other dates of the same place, where an index or fMoW tells the place
     cache: Path | None = None             # folder for decoded images, so that each is decoded once
     device: Literal['auto', 'cpu'] = 'auto'
-    precision: Literal['fp32', 'bf16', 'fp16'] = 'fp32' # of the matrix products; the loss is always computed in fp32
+    precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'fp32' # of the matrix products; 'auto': fp32 or bf16, the faster here; the loss is always computed in fp32
     compile: bool = False                 # torch.compile student and teacher
     checkpoint_gradients: bool = False    # compute activations anew in the backward pass, to save memory
     log_every: int = 10
@@ -117,10 +119,10 @@ class PretrainConfig:
 PRESETS = {
     'laptop': dict(knn_every=100),
     'small-images': dict(vit=vit_preset('tiny', img_size=64, patch_size=8), epochs=100, batch_size=256, lr=None, momentum=None, out_dim=None,
-                         hidden_dim=2048, precision='bf16', workers=4, knn_every=500, save_every=500, log_every=20),
+                         hidden_dim=2048, precision='auto', workers=4, knn_every=500, save_every=500, log_every=20),
     'paper-s16': dict(vit=vit_preset('small'), views=view_preset('paper'), epochs=200, batch_size=512, lr=None, momentum=(0.996, 1.0), out_dim=65536,
                       hidden_dim=2048, warmup=0.05, teacher_temp=(0.04, 0.07), teacher_temp_warmup=0.15, freeze_last_layer=0.005, clip_grad=0.0,
-                      precision='bf16', workers=8, held_out=0.05, knn_every=5000, save_every=1000, log_every=50),
+                      precision='auto', workers=8, held_out=0.05, knn_every=5000, save_every=1000, log_every=50),
 }
 
 def closest_name(word:str, known:Sequence[str]) -> str:
@@ -176,6 +178,35 @@ def pick_device(name:str='auto') -> torch.device:
     "The device called `name`; 'auto' takes CUDA, then MPS, then the CPU."
     if name != 'auto': return torch.device(name)
     return torch.device('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu')
+
+# %% ../nbs/06_pretrain.ipynb #bf16-time
+@cache
+def bf16_time(n:int=384, seconds:float=0.1) -> float:
+    """Time of a bf16 product of `n` x `n` matrices as a share of the fp32 product's, on one core of this CPU; measured for about `seconds`, once in a process.
+
+    The shortest of alternating rounds, at least three. `bf16_time()` is 0.48 on Zen 4 with bf16 units, and 5 where bf16 is computed with AVX2 alone."""
+    x = torch.randn(n, n, generator=torch.Generator().manual_seed(0), device='cpu', dtype=torch.float32)
+    matrices, best, threads = (x, x.bfloat16()), [math.inf, math.inf], torch.get_num_threads()
+    rounds, end = 0, time.perf_counter() + seconds
+    torch.set_num_threads(1)
+    try:
+        while rounds < 4 or time.perf_counter() < end:
+            for i, m in enumerate(matrices):
+                start = time.perf_counter()
+                with torch.autocast('cpu', enabled=False): m @ m.T
+                if rounds: best[i] = min(best[i], time.perf_counter() - start)          # the first warms up
+            rounds += 1
+    finally: torch.set_num_threads(threads)
+    return best[1]/best[0]
+
+# %% ../nbs/06_pretrain.ipynb #fast-precision
+def fast_precision(device) -> str:
+    """'bf16' where products are faster in it on `device`, else 'fp32': by what a CUDA card has units for, by `bf16_time` on a CPU; elsewhere 'fp32'.
+
+    On a CPU the product must be 1.2 times as fast, since the rest of a step gains less. Example: `fast_precision('cpu')`."""
+    kind = torch.device(device).type
+    if kind == 'cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
+    return 'bf16' if kind == 'cpu' and bf16_time() <= 1/1.2 else 'fp32'
 
 # %% ../nbs/06_pretrain.ipynb #save-config
 def save_config(config:PretrainConfig, path) -> None:
@@ -672,13 +703,18 @@ def _unit(x:torch.Tensor, device, name:str) -> torch.Tensor:
     if not norm.isfinite().all(): raise ValueError(f"{name} features hold NaN or infinite values")
     return x/norm.clamp_min_(1e-12)
 
-def _check_search(gallery:torch.Tensor, queries:torch.Tensor, k:int, chunk:int, block:int, search:str) -> None:
+def _check_search(gallery:torch.Tensor, queries:torch.Tensor, k:int, chunk:int, block:int) -> None:
     "ValueError for what `nearest` cannot do."
     if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
         raise ValueError(f"training features {tuple(gallery.shape)} and test features {tuple(queries.shape)} must be (number, D) with the same D")
     if not 1 <= k <= len(gallery): raise ValueError(f"k={k} neighbours of {len(gallery)} training features; k must be from 1 to that number")
     if chunk < 1 or block < 1: raise ValueError(f"chunk={chunk} and block={block} must be 1 or more")
-    if search not in ('fp32', 'bf16'): raise ValueError(f"search={search!r} must be 'fp32' or 'bf16'")
+
+def settle_search(search:str, device, rows:int, k:int) -> str:
+    "'fp32' or 'bf16' for `k` neighbours out of a block of `rows`: `search` itself, or for 'auto' the faster on `device` (400 rows a candidate: measured, see above); else `ValueError`."
+    if search not in ('auto', 'fp32', 'bf16'): raise ValueError(f"search={search!r} must be 'auto', 'fp32' or 'bf16'")
+    if search != 'auto': return search
+    return fast_precision(device) if rows >= 400*(k + 20) else 'fp32'
 
 # %% ../nbs/06_pretrain.ipynb #knn-search
 @torch.no_grad()
@@ -686,8 +722,10 @@ def nearest(gallery:torch.Tensor,    # (M, D), may be a memory map: one block of
             queries:torch.Tensor,    # (N, D)
             k:int, chunk:int=256,    # with its similarities to one chunk of queries
             block:int=65_536, search:str='fp32') -> tuple[torch.Tensor, torch.Tensor]:
-    "fp32 cosines `(N, k)`, descending, and indices of each query's nearest in the gallery; 'bf16' is approximate: it may miss a neighbour, the cosines are exact."
-    _check_search(gallery, queries, k, chunk, block, search)
+    """fp32 cosines `(N, k)`, descending, and indices of each query's nearest in the gallery. `search`: 'fp32'; 'bf16', which is approximate (it may miss a neighbour, the cosines
+    are exact); or 'auto', bf16 where that is faster on the queries' device. `ValueError` for shapes that do not fit, a `k` that is not there, NaN or infinity."""
+    _check_search(gallery, queries, k, chunk, block)
+    search = settle_search(search, queries.device, min(block, len(gallery)), k)
     best, index = queries.new_full((len(queries), k), -math.inf, dtype=torch.float32), queries.new_zeros(len(queries), k, dtype=torch.long)
     for a in range(0, len(gallery), block):
         g = _unit(gallery[a:a + block], queries.device, 'training')
@@ -772,7 +810,7 @@ def load_run(out) -> Run:
 
 # %% ../nbs/06_pretrain.ipynb #accelerator
 def start_accelerator(c:PretrainConfig) -> Accelerator:
-    "accelerate for the run `c`, in whatever it was launched by; `ValueError` if a batch cannot be divided."
+    "accelerate for the run `c` (its precision decided), in whatever it was launched by; `ValueError` if a batch cannot be divided."
     if 'RANK' not in os.environ: AcceleratorState._reset_state(True)      # or a notebook could not change device or precision between two runs
     a = Accelerator(cpu=c.device == 'cpu', mixed_precision=c.precision.replace('fp32', 'no'), gradient_accumulation_steps=c.accumulate, project_dir=c.out,
                     log_with=None if c.track == 'none' else c.track)
@@ -780,8 +818,25 @@ def start_accelerator(c:PretrainConfig) -> Accelerator:
         raise ValueError(f"a batch of {c.batch_size} cannot be divided into {a.num_processes} processes x {c.accumulate} parts; choose another batch_size or accumulate")
     return a
 
+# %% ../nbs/06_pretrain.ipynb #with-precision
+def with_precision(c:PretrainConfig) -> PretrainConfig:
+    "`c` with the precision 'auto' decided (and printed): by `fast_precision`, or as the run in `c.out` began if `c` resumes it; over several processes the first one decides."
+    if c.precision != 'auto': return c
+    if 'RANK' not in os.environ: AcceleratorState._reset_state(True)
+    state = PartialState(cpu=c.device == 'cpu')
+    precision, why = on_main(state, lambda: choose_precision(c, state.device))
+    if state.is_main_process: print(f"precision: {precision} ({why})")
+    return replace(c, precision=precision)
+
+def choose_precision(c:PretrainConfig, device:torch.device) -> tuple[str, str]:
+    "Precision of a run with 'auto' on `device`, and why."
+    here, begun = fast_precision(device), c.out/'config.json'
+    why = f"a product in bf16 takes {bf16_time():.2f} of fp32's time here" if device.type == 'cpu' else f"a {device.type} device"
+    kept = read_config(begun).precision if c.resume and begun.is_file() else 'auto'
+    return (here, why) if kept == 'auto' else (kept, f"as this run began; {why}")
+
 # %% ../nbs/06_pretrain.ipynb #on-main
-def on_main(accelerator:Accelerator, work:Callable):
+def on_main(accelerator:Accelerator|PartialState, work:Callable):
     "What `work()` gives, done by the main process alone and handed to all; an error there is an error everywhere."
     if accelerator.num_processes == 1: return work()
     box = [None]
@@ -847,6 +902,7 @@ def pretrain(config:PretrainConfig, tiles:Tiles|None=None, watch:Callable|None=N
     """Train by `config` on `tiles` (or `config.data`); leaves weights, configuration, metrics and checkpoints in `config.out`. `watch(rows, config)` is called at each
     logged row. `ValueError` or `OSError` for what cannot work, before anything is written; `FloatingPointError` for a loss that is no number, `MemoryError`."""
     check_config(config)
+    config = with_precision(config)
     accelerator = start_accelerator(config)
     train, held, reading, config, statistics, data, found = on_main(accelerator, lambda: prepare(config, tiles, accelerator.num_processes))
     with advice_on_memory(config):
@@ -982,6 +1038,7 @@ def peak_memory(device:torch.device) -> int:
 def dry_run(config:PretrainConfig, tiles:Tiles|None=None, steps:int=5) -> DryRun:
     "Two steps of `config` to warm up and `steps` to measure, writing nothing."
     check_config(config)
+    config = with_precision(config)
     accelerator = start_accelerator(config)
     train, _ = run_tiles(config, tiles)
     c, device = settled(config, len(train)), accelerator.device
