@@ -343,11 +343,12 @@ def hand_made_features(x:torch.Tensor, pixels:int=2**20) -> torch.Tensor:
     `x`: RGB in 0..1, `(B, 3, H, W)` of any size. Worked in pieces of about `pixels` pixels.
     Colour moments (9), hue, saturation and value (16 each); of the grey picture, its half and its
     quarter: local binary patterns (10), gradient magnitudes (16), agreement of directions (4).
-    The same for a tile that is turned by quarters or mirrored. Nothing is fitted to data.
+    The same for a picture that is turned by quarters or mirrored. No scale is fitted to data.
     `hand_made_features(torch.rand(2, 3, 64, 64)).shape` is `(2, 147)`; `ValueError` if not RGB.
     """
     if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"hand-made features are of RGB pictures (B, 3, H, W), got {tuple(x.shape)}")
+        raise ValueError("hand-made features are of RGB pictures (B, 3, H, W), got "
+                         f"{tuple(x.shape)}; repeat a single band three times")
     parts = x.cpu().split(max(1, pixels//max(1, x.shape[2]*x.shape[3])))
     return torch.cat([torch.cat(list(hand_made_blocks(p).values()), 1) for p in parts])
 
