@@ -13,6 +13,12 @@ def repo() -> Path:
 
 
 @pytest.fixture(scope='session')
+def released() -> Path:
+    "The folder of numbers made with the released implementation; see its README."
+    return REPO/'tests'/'golden'
+
+
+@pytest.fixture(scope='session')
 def shared():
     "A function that gives a file or folder of the larger test imagery, or skips the test."
     root = Path(os.environ.get('SATDINO_SHARED', REPO.parent/'shared'))

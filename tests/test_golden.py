@@ -1,5 +1,6 @@
 """Agreement with numbers produced by the released SatDINO implementation."""
 import json
+import lzma
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ from satdino_nb.vit import SatViT, ViTConfig, load_satdino
 
 
 @pytest.fixture(scope='module')
-def scalars(shared):
-    return json.loads(shared('golden/scalars.json').read_text())
+def scalars(released):
+    return json.loads((released/'scalars.json').read_text())
 
 
 def renamed(state):
@@ -49,8 +50,8 @@ def test_schedules(scalars):
         assert np.allclose(cosine_schedule(**args), made[name], rtol=0, atol=1e-12), name
 
 
-def test_dino_loss(shared):
-    golden = load_file(shared('golden/dino_loss.safetensors'))
+def test_dino_loss(released):
+    golden = load_file(released/'dino_loss.safetensors')
     loss, temps = DINOLoss(97), linear_warmup(0.04, 0.07, 4, 3)
     for step in range(4):
         student, teacher, before, after, expected = (golden[f'step{step}.{k}'] for k in
@@ -63,13 +64,10 @@ def test_dino_loss(shared):
         assert torch.allclose(loss.centre, after[0], atol=1e-6)
 
 
-@pytest.mark.parametrize('name', ['p16', 'p8'])
-def test_backbone(shared, name):
-    "Every size of the released numbers, by way of the public loader: tokens, attention of both tokens, fMoW scores."
-    model = load_satdino(shared(f'golden/released_{name}.pth'), verbose=False)
-    golden = load_file(shared(f'golden/backbone_{name}.safetensors'))
+def check_backbone(checkpoint, golden):
+    "By way of the public loader: tokens, attention of both tokens, fMoW scores at 224 px. Returns the sizes held against `golden`."
+    model = load_satdino(checkpoint, verbose=False)
     sizes = [k.removesuffix('.input') for k in golden if k.endswith('.input')]
-    assert len(sizes) >= 4
     for size in sizes:
         x = golden[f'{size}.input'].float()
         with torch.no_grad():
@@ -78,13 +76,29 @@ def test_backbone(shared, name):
         for ours, theirs in ((tokens.cls, 'cls'), (tokens.gsd, 'gsd'), (tokens.patches[:, :8], 'patches_first8'),
                              (attention.cls, 'attn_cls_to_patches'), (attention.gsd, 'attn_gsd_to_patches')):
             assert torch.allclose(ours, golden[f'{size}.{theirs}'], atol=1e-4), (size, theirs)
-        if f'{size}.fmow_logits' in golden:
-            assert torch.allclose(model.linear_head(tokens.cls), golden[f'{size}.fmow_logits'], atol=1e-4)
-    assert '224x224.fmow_logits' in golden
+        if size == '224x224':
+            assert torch.allclose(model.linear_head(tokens.cls), golden['224x224.fmow_logits'], atol=1e-4)
+    return sizes
 
 
-def test_knn(shared, scalars):
-    golden = load_file(shared('golden/knn.safetensors'))
+def test_backbone(released, tmp_path):
+    "Patches of 8 px, at two sizes other than the model's own."
+    checkpoint = tmp_path/'released_p8.pth'
+    checkpoint.write_bytes(lzma.decompress((released/'released_p8.pth.xz').read_bytes()))
+    golden = load_file(released/'backbone_p8.safetensors')
+    assert sorted(check_backbone(checkpoint, golden)) == ['64x64', '96x96']
+
+
+@pytest.mark.parametrize('name', ['p16', 'p8'])
+def test_backbone_at_every_size(shared, name):
+    "The larger files: unrounded weights, the model's own size and its fMoW scores as well."
+    golden = load_file(shared(f'golden/backbone_{name}.safetensors'))
+    sizes = check_backbone(shared(f'golden/released_{name}.pth'), golden)
+    assert len(sizes) >= 4 and '224x224' in sizes
+
+
+def test_knn(released, scalars):
+    golden = load_file(released/'knn.safetensors')
     truth = golden['test_labels']
     for k, (top1, top5) in scalars['knn_top1_top5'].items():
         scores = knn_predict(golden['train_features'], golden['train_labels'], golden['test_features'], int(k), scalars['knn_temperature'])

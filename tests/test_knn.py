@@ -14,8 +14,8 @@ from satdino_nb.pretrain import knn_vote, nearest
 
 
 @pytest.fixture(scope='module')
-def golden(shared):
-    return load_file(shared('golden/knn.safetensors'))
+def golden(released):
+    return load_file(released/'knn.safetensors')
 
 
 @pytest.fixture(scope='module')
@@ -25,8 +25,8 @@ def found(golden):
 
 
 @pytest.fixture(scope='module')
-def scalars(shared):
-    return json.loads(shared('golden/scalars.json').read_text())
+def scalars(released):
+    return json.loads((released/'scalars.json').read_text())
 
 
 def clustered(gallery, queries, dims=384, classes=10, seed=0, shared_part=1.5):
