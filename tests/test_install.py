@@ -11,6 +11,16 @@ import zipfile
 import pytest
 
 
+def test_the_version_is_the_same_everywhere(repo):
+    import configparser
+    settings = configparser.ConfigParser(interpolation=None)
+    settings.read(repo/'settings.ini')
+    version = settings['DEFAULT']['version']
+    for name, line in {'satdino_nb/__init__.py': f'__version__ = "{version}"', 'CITATION.cff': f'version: {version}'}.items():
+        assert line in (repo/name).read_text().splitlines(), name
+    assert re.search(r'^## (\S+)', (repo/'CHANGELOG.md').read_text(), re.M)[1] == version
+
+
 def python(code, cwd):
     done = subprocess.run([sys.executable, '-c', code], cwd=cwd, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
