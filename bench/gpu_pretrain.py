@@ -60,8 +60,8 @@ class SameViews(OurLoop):
     "Our loop on one batch of ready views."
     def step(self):
         if not hasattr(self, 'views'):
-            (epoch, index), batch = next(self.batches)
-            self.views = self.source.finish(batch, self.device, epoch, index)[1]
+            (step, (epoch, index)), batch = next(self.batches)
+            self.views = self.source.finish(batch, self.device, step, epoch, index)[1]
         train_step(self.model, self.optimiser, [self.views], self.now, self.c, self.accelerator)
 
 
