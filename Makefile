@@ -1,24 +1,34 @@
 # make lab    JupyterLab at the course's index (ARGS="--no-browser --port 9999" is passed on)
 # make test   package in sync with the notebooks, notebooks clean, notebooks run, pytest
-# make venv   the environment alone
+# make venv   the environment alone, by uv where it is installed, else by pip (INSTALLER=pip or INSTALLER=uv decides);
+#             an environment that is there already is kept, with what it holds
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
+# uv reads none of pip's configuration: where pip is told an index, links or constraints, pip installs
+PIP_IS_TOLD = $(PYTHON) -m pip config list 2>/dev/null | grep -qE 'index|find-links|constraint'
+INSTALLER ?= $(shell if ! $(PIP_IS_TOLD) && command -v uv >/dev/null; then echo uv; else echo pip; fi)
+install-pip = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+install-uv = uv pip install --quiet --python $(BIN)/python
+create-pip = $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+create-uv = test -x $(BIN)/python || uv venv --quiet --seed --allow-existing --python $(PYTHON) $(VENV)
 NOTEBOOKS := $(wildcard nbs/*.ipynb nbs/*/*.ipynb)
 
 .PHONY: venv lab test notebooks readme
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(if $(install-$(INSTALLER)),,$(error INSTALLER is pip or uv, not "$(INSTALLER)"))
+	$(or $(wildcard $(BIN)/python),$(PYTHON)) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
+	$(create-$(INSTALLER))
+	$(install-$(INSTALLER)) -e '.[dev]'
 	touch $@
 
-# JupyterLab refuses to run as root unless told so, as in a container
+# JupyterLab refuses to run as root unless told so, as in a container; lab/ says that it asks for no news or updates
 lab: venv
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb --LabApp.app_settings_dir=lab \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 # every notebook in a process of its own, two at a time
 notebooks: venv

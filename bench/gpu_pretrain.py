@@ -9,14 +9,13 @@ backward, teacher forward, heads) by torch's own counter on the plain network, s
 256 pixels: the plain loop cuts its views in the loading processes, ours decodes there ("files") or reads a decoded cache ("cache") and cuts views on the
 device; "views" repeats one batch of ready views, which is the roof of any data path. `--out FILE` keeps the numbers as JSON.
 """
-import argparse
-import json
 import os
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import common
 import torch
 from ours import OurLoop
 from plain import PlainLoop, PlainNetwork
@@ -61,8 +60,8 @@ class SameViews(OurLoop):
     "Our loop on one batch of ready views."
     def step(self):
         if not hasattr(self, 'views'):
-            (epoch, index), batch = next(self.batches)
-            self.views = self.source.finish(batch, self.device, epoch, index)[1]
+            (step, (epoch, index)), batch = next(self.batches)
+            self.views = self.source.finish(batch, self.device, step, epoch, index)[1]
         train_step(self.model, self.optimiser, [self.views], self.now, self.c, self.accelerator)
 
 
@@ -110,7 +109,7 @@ def profile(c, device, tiles):
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = common.parser(__doc__)
     p.add_argument('--models', nargs='+', default=list(MODELS)); p.add_argument('--device', default='cuda'); p.add_argument('--batch', type=int, default=64)
     p.add_argument('--seconds', type=float, default=12); p.add_argument('--limit', type=float, default=420); p.add_argument('--tiny', action='store_true')
     p.add_argument('--no-compile', action='store_true'); p.add_argument('--profile', action='store_true'); p.add_argument('--out', type=Path)
@@ -131,7 +130,7 @@ def main():
             print(f"ViT-{name}, batch {c.batch_size}")
             if a.profile: profile(c, device, tiles)
             else: result[name] = measure(name, c, a, device, paths, tiles, Path(folder)/'cache', peak)
-    if a.out: a.out.write_text(json.dumps(result, indent=1))
+    common.write_json(a.out, result, end='')
 
 
 if __name__ == '__main__': main()

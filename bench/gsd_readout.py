@@ -5,14 +5,11 @@
 Every picture is read at the same number of pixels (--size), and none is ever enlarged, so that neither the number of pixels nor interpolation tells the
 scale. A place is a tile of the coarsest zoom with all that lies in it at finer ones; each place in turn is answered by read-outs fitted on the others.
 """
-import argparse
-import json
-import os
-import platform
 import re
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 
@@ -106,7 +103,7 @@ def report(what:str, results:dict, main:str) -> tuple[str, dict]:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument('--pyramid', type=Path, required=True)
     parser.add_argument('--model', nargs='+', default=[], help='more models to ask, files or repository ids')
     parser.add_argument('--size', type=int, default=64, help='pixels of the input, the same for all; at most 128')
@@ -115,7 +112,7 @@ def main():
     args = parser.parse_args()
     if args.size > 128: parser.error('--size: at most 128, half of a tile, so that crops can be shrunk')
     torch.set_num_threads(1)
-    start, machine = time.perf_counter(), f"{os.cpu_count()} CPUs {platform.machine()}, one thread, torch {torch.__version__}"
+    start, machine = time.perf_counter(), common.machine_line('one thread')
     tiles = pyramid_tiles(args.pyramid, min(int(p.name[1:]) for p in args.pyramid.glob('z*')))
     models = {'shipped': load_satdino(samples_dir()/'model.safetensors', verbose=False)} | {Path(m).stem: load_satdino(m, verbose=False) for m in args.model}
     half, to = 2*args.size, f'to {args.size} px'
@@ -130,7 +127,7 @@ def main():
     if args.out:
         settings = dict(size=args.size, seeds=args.seeds, crop_seed=0, tiles=len(tiles), places=len(set(tiles.places)), folds='each place in turn')
         command = f"python bench/gsd_readout.py --pyramid PATH{' --model ' + ' '.join(args.model) if args.model else ''} --out FILE"
-        args.out.write_text(json.dumps(dict(machine=machine, command=command, settings=settings, seconds=seconds, sets=kept), indent=1) + '\n')
+        common.write_json(args.out, dict(machine=machine, command=command, settings=settings, seconds=seconds, sets=kept))
 
 
 if __name__ == '__main__': main()

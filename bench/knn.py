@@ -10,8 +10,6 @@ processor time, which other work on the machine disturbs less (with `--threads 1
 drawn: ten near clusters and a strong common component, so that cosines are about 0.68 and some 85 % of the classes are found. `--out FILE` keeps
 the table as JSON.
 """
-import argparse
-import json
 import os
 import platform
 import re
@@ -21,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -32,10 +31,9 @@ K, TEMPERATURE, CLASSES = 20, 0.07, 10
 
 def machine(threads):
     "What the numbers were measured on."
-    text = Path('/proc/cpuinfo').read_text() if Path('/proc/cpuinfo').exists() else ''
-    model, flags = re.search(r'model name\s*: (.*)', text), re.search(r'flags\s*: (.*)', text)
-    has = [f for f in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16') if flags and f in flags[1].split()]
-    return dict(cpu=model[1] if model else platform.processor(), cores=os.cpu_count(), flags=has, threads=threads, torch=torch.__version__,
+    flags = (common.cpu_info('flags') or '').split()
+    has = [f for f in ('avx2', 'avx512f', 'avx512_bf16', 'amx_bf16') if f in flags]
+    return dict(cpu=common.cpu_info('model name') or platform.processor(), cores=os.cpu_count(), flags=has, threads=threads, torch=torch.__version__,
                 blas=re.search(r'BLAS_INFO=(\w+)', torch.__config__.show())[1], load_average=round(os.getloadavg()[0], 2))
 
 
@@ -78,17 +76,6 @@ def sklearn(train, y, test, classes):
     return scores
 
 
-def turns(methods, rounds):
-    "Seconds and seconds of processor time `{name: [(wall, processor) a round]}`; who begins changes from round to round, and a first round warms up."
-    seconds, names = {name: [] for name in methods}, list(methods)
-    for r in range(rounds + 1):
-        for name in names[r % len(names):] + names[:r % len(names)]:
-            start, cpu = time.perf_counter(), time.process_time()
-            methods[name]()
-            if r: seconds[name].append((time.perf_counter() - start, time.process_time() - cpu))
-    return seconds
-
-
 def compare(a):
     "Seconds and predictions of each method on the same features."
     if a.features:
@@ -102,14 +89,14 @@ def compare(a):
     ours = lambda search: lambda: knn_predict(x, y, test, K, TEMPERATURE, classes, search=search)
     plain = {'one piece': lambda: one_piece(x, y, test, classes)} if a.small else {'released loop': lambda: released(x, y, test, classes)}
     methods = plain | {'ours': ours('fp32'), 'ours, bf16 search': ours('bf16'), 'scikit-learn': lambda: sklearn(x, y, test, classes)}
-    seconds, scores, first = turns(methods, a.rounds), {name: m() for name, m in methods.items()}, next(iter(methods))
+    seconds, scores, first = common.alternate(methods, a.rounds, rotate=True), {name: m() for name, m in methods.items()}, next(iter(methods))
     found = [nearest(x, test, K, search=s)[1] for s in ('fp32', 'bf16')]
     same = (found[0][:, :, None] == found[1][:, None]).any(2)
     size = f"{len(x):,} x {len(test):,} x {x.shape[1]}, k {K}, {a.rounds} rounds"
     out = dict(size=size, neighbours_found_by_bf16=same.double().mean().item(), methods={})
     print(f"{size}\n\n| | seconds | times the {first}'s speed | the same by processor time | accuracy | same prediction as ours |\n|---|---|---|---|---|---|")
     for name, s in seconds.items():
-        ratios, of_cpu = ([p[i]/q[i] for p, q in zip(seconds[first], s)] for i in (0, 1))
+        ratios, of_cpu = (common.ratios([p[i] for p in seconds[first]], [q[i] for q in s]) for i in (0, 1))
         row = dict(seconds=statistics.median(w for w, _ in s), cpu_seconds=statistics.median(c for _, c in s),
                    speed=statistics.median(ratios), speed_range=[min(ratios), max(ratios)], speed_by_cpu=statistics.median(of_cpu),
                    accuracy=(scores[name].argmax(1) == truth).double().mean().item(), same=(scores[name].argmax(1) == scores['ours'].argmax(1)).double().mean().item())
@@ -168,7 +155,7 @@ def large(a):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument('--features', type=Path)
     parser.add_argument('--small', action='store_true')
     parser.add_argument('--large', action='store_true')
@@ -185,7 +172,7 @@ def main():
         hardware = machine(a.threads)
         print(', '.join(f'{k} {v}' for k, v in hardware.items()) + '\n')
         result = (large if a.large else compare)(a)
-    if a.out: a.out.write_text(json.dumps(dict(hardware, result=result), indent=1) + '\n')
+    common.write_json(a.out, dict(hardware, result=result))
 
 
 if __name__ == '__main__': main()

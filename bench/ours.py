@@ -20,9 +20,9 @@ class OurLoop:
         self.own, self.model, self.optimiser = set_up(c, FMOW, self.accelerator)
         if timed: self.put_clock()
         self.now = schedules(replace(c, steps=1000))[500]
-        self.source = view_source(c, device)(tiles, c.views, 0)
-        order = lambda: batch_order(len(tiles), c.batch_size, 10**6)
-        items = ([(epoch, int(i)) for i in index] for epoch, index in order())
+        self.source = view_source(c, device)(tiles, self.c)
+        order = lambda: enumerate(batch_order(len(tiles), c.batch_size, 10**6))
+        items = ([(step, epoch, int(i)) for i in index] for step, (epoch, index) in order())
         self.batches = zip(order(), DataLoader(self.source, batch_sampler=items, collate_fn=self.source.join, num_workers=c.workers, worker_init_fn=one_thread,
                                                prefetch_factor=1 if c.workers else None))
 
@@ -38,7 +38,7 @@ class OurLoop:
         around(self.own, 'update_teacher', 'teacher update'); around(self.accelerator, 'backward', 'backward'); around(self.optimiser, 'step', 'optimiser')
 
     def step(self):
-        with self.clock('data wait'): (epoch, index), batch = next(self.batches)
-        with self.clock('views'): _, views = self.source.finish(batch, self.device, epoch, index)
+        with self.clock('data wait'): (step, (epoch, index)), batch = next(self.batches)
+        with self.clock('views'): _, views = self.source.finish(batch, self.device, step, epoch, index)
         losses, norm = train_step(self.model, self.optimiser, [views], self.now, self.c, self.accelerator)
         if not losses.total.isfinite(): raise FloatingPointError('our loop diverged')

@@ -7,35 +7,29 @@
 The loops take turns within one run; of each turn the first steps are left out, for which the loaders had worked ahead in the others' turn.
 Medians over the turns are reported, with the ratio to the plain loop in fp32. `--out FILE` keeps the table as JSON.
 """
-import argparse
 import gc
-import json
-import platform
 import statistics
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import common
 import torch
 from ours import OurLoop
 from plain import PlainLoop, plain_loss
-from PIL import Image
 
 from satdino_nb.data import Tiles
 from satdino_nb.dino import DINOLoss
 from satdino_nb.pretrain import pretrain_preset
-from satdino_nb.scenes import scene
 from satdino_nb.vit import vit_preset
 
 PARTS = ('data wait', 'views', 'teacher', 'student', 'loss', 'backward', 'optimiser', 'teacher update')
 
 
 def write_scenes(folder, n=8, size=256):
-    uses = ('residential', 'cropland', 'harbour', 'industrial', 'river', 'forest', 'airport', 'sports')
-    paths = [Path(folder)/f'{k}.jpg' for k in range(n)]
-    for k, path in enumerate(paths): Image.fromarray(scene(uses[k % len(uses)], 77 + k, 0.5, size).image.permute(1, 2, 0).numpy()).save(path, quality=90)
-    return paths
+    "Paths of `n` drawn scenes as JPEG files."
+    return common.save_jpegs(common.pictures(n, size), folder)
 
 
 def turns(loops, rounds, steps, skip):
@@ -57,7 +51,7 @@ def print_table(out, batch, first):
     "Medians, and the ratio to the loop named `first`, round by round."
     print(f"| ms a step | images/s | ratio | {' | '.join(PARTS)} |\n|{'---|'*(3 + len(PARTS))}")
     for name, parts in out.items():
-        ratio = statistics.median(a/b for a, b in zip(out[first]['total'], parts['total']))
+        ratio = common.median_ratio(out[first]['total'], parts['total'])
         total = statistics.median(parts['total'])
         numbers = ' | '.join(f"{statistics.median(parts.get(p, [0])):.0f}" for p in PARTS)
         print(f"| {name}: {total:.0f} | {1000*batch/total:.1f} | {ratio:.2f} | {numbers} |")
@@ -74,18 +68,18 @@ def loss_alone(batch, rounds, K=65536):
             loss = plain_loss(x.flatten(0, 1), teacher.flatten(0, 1), centre, 12, 2, 0.1, 0.04) if name != 'ours' else ours(x, ours.probabilities(teacher, 0.04))
             loss.backward()
             if r: times.append(1000*(time.perf_counter() - start))
-    ratio = statistics.median(a/b for a, b in zip(*seconds.values()))
+    ratio = common.median_ratio(*seconds.values())
     print(f"loss, batch {batch}: " + ', '.join(f"{name} {statistics.median(t):.0f} ms" for name, t in seconds.items()) + f", ratio {ratio:.2f}")
     return {**{name: statistics.median(t) for name, t in seconds.items()}, 'ratio': ratio}
 
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = common.parser(__doc__)
     p.add_argument('--vit', default='small'); p.add_argument('--batch', type=int, default=8)
     p.add_argument('--rounds', type=int, default=3); p.add_argument('--steps', type=int, default=2); p.add_argument('--workers', type=int, default=2)
     p.add_argument('--compile', action='store_true', help='our loop compiled, too'); p.add_argument('--loss', action='store_true'); p.add_argument('--out', type=Path)
     a = p.parse_args()
-    machine = dict(machine=platform.processor() or platform.machine(), threads=torch.get_num_threads(), torch=torch.__version__)
+    machine = dict(machine=common.processor(), threads=torch.get_num_threads(), torch=torch.__version__)
     if a.loss: result = [loss_alone(b, a.rounds) for b in (8, 32)]
     else:
         with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +93,7 @@ def main():
             print(f"ViT {a.vit}/16, batch {a.batch}, {a.workers} loading processes, {machine}\n")
             print_table(result, a.batch, 'plain fp32')
             loops.clear(); gc.collect()                                     # ends their loading processes
-    if a.out: a.out.write_text(json.dumps(dict(machine, vit=a.vit, batch=a.batch, result=result), indent=1))
+    common.write_json(a.out, dict(machine, vit=a.vit, batch=a.batch, result=result), end='')
 
 
 if __name__ == '__main__': main()

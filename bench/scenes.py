@@ -2,13 +2,13 @@
 
     python bench/scenes.py --size 256 --n 12
 """
-import argparse
 import os
 import platform
 import time
 
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import common
 import numpy as np
 import PIL
 import torch
@@ -16,23 +16,14 @@ import torch
 from satdino_nb.scenes import LAND_USES, SceneDataset
 
 
-def cpu():
-    "The processor's name, where the system tells."
-    try:
-        with open('/proc/cpuinfo') as f:
-            return next(line.split(':')[1].strip() for line in f if line.startswith('model name'))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument('--size', type=int, default=256, help="pixels along a side")
     parser.add_argument('--n', type=int, default=12, help="scenes of each land use")
     parser.add_argument('--seed', type=int, default=5)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{cpu()}, one thread, Python {platform.python_version()}, Pillow {PIL.__version__}, numpy {np.__version__}")
+    print(f"{common.cpu_info('model name') or common.processor()}, one thread, Python {platform.python_version()}, Pillow {PIL.__version__}, numpy {np.__version__}")
     scenes = SceneDataset(args.n*len(LAND_USES), size=args.size, seed=args.seed)
     SceneDataset(1, size=args.size)[0]                              # tables that are made once
     spent = {land_use: [] for land_use in LAND_USES}

@@ -6,15 +6,13 @@ Either set may be left out. Every image is judged by a segmenter that has seen n
 nine parts); those of the buildings are columns of map tiles at zoom 19, with all their finer tiles. Intervals are drawn over places (Dubai's tiles; zoom-19
 map tiles). The table is printed as Markdown, and `--out` keeps it, the confusion tables of all images and the settings as JSON.
 """
-import argparse
-import json
 import os
-import platform
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+import common
 import numpy as np
 import torch
 
@@ -95,7 +93,7 @@ def by_zoom(results, paths):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument('--dubai', help="folder with images/ and masks/")
     parser.add_argument('--pyramid', help="folder with z19, z20, z21, each with images/ and masks/")
     parser.add_argument('--model', default=samples_dir()/'model.safetensors', help="a SatDINO model; the shipped one by default")
@@ -112,7 +110,7 @@ def main():
     config = SegmentConfig(steps=args.steps, overlap=args.overlap, device=args.device)
     heads = {h: dict(lr=config.lr or make_segmenter(model, 2, h).lr) for h in HEADS}
     report = dict(command='python bench/segmentation.py --dubai PATH --pyramid PATH', settings=asdict(config), head_lr=heads, torch=torch.__version__,
-                  machine=platform.processor() or platform.machine(), threads=torch.get_num_threads(), cores=os.cpu_count())
+                  machine=common.processor(), threads=torch.get_num_threads(), cores=os.cpu_count())
     if args.dubai: _, report['dubai'] = compare('Dubai', *dubai(args.dubai), config, model, args.seeds)
     if args.pyramid:
         data, folds = buildings(args.pyramid)
@@ -120,7 +118,7 @@ def main():
         report['buildings']['by_zoom'] = by_zoom(results, report['buildings']['names'])
     report['seconds'] = round(time.perf_counter() - start, 1)
     print(f"\n{report['seconds']} s, {report['threads']} thread, torch {torch.__version__}")
-    if args.out: Path(args.out).write_text(json.dumps(report) + '\n')
+    common.write_json(args.out, report, indent=None)
 
 
 if __name__ == '__main__': main()

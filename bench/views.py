@@ -8,24 +8,19 @@
 The methods take turns within one run and the median of the rounds is reported, with its ratio to the plain pipeline
 (torchvision's transforms on Pillow pictures, the recipe of the released code). `--out FILE` keeps the table as JSON.
 """
-import argparse
-import json
 import multiprocessing
-import os
-import platform
 import resource
 import statistics
+import sys
 import tempfile
-import time
 from pathlib import Path
 
+import common
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
 from satdino_nb.data import FMOW, Tiles, cache_tiles, collate, for_views
-from satdino_nb.scenes import scene
 from satdino_nb.views import MultiCrop, ViewConfig, plain_views
 
 CONFIG = ViewConfig()
@@ -33,14 +28,12 @@ CONFIG = ViewConfig()
 
 def pictures(size, n):
     "`n` drawn scenes of `size` pixels, as uint8 (3, size, size) laid out as a decoder leaves them."
-    uses = ('residential', 'cropland', 'harbour', 'industrial', 'river', 'forest', 'airport', 'sports')
-    images = [scene(uses[k % len(uses)], 77 + k, 0.5, size).image for k in range(n)]
-    return [i.permute(1, 2, 0).contiguous().permute(2, 0, 1) for i in images]
+    return [i.permute(1, 2, 0).contiguous().permute(2, 0, 1) for i in common.pictures(n, size)]
 
 
 def plain(image):
     "Pillow pictures through torchvision's transforms to normalised tensors, as the released code does."
-    return [TF.normalize(TF.to_tensor(view), FMOW.mean, FMOW.std) for view, _ in plain_views(Image.fromarray(image.permute(1, 2, 0).numpy()), CONFIG)]
+    return [TF.normalize(TF.to_tensor(view), FMOW.mean, FMOW.std) for view, _ in plain_views(common.to_pillow(image), CONFIG)]
 
 
 def lightly():
@@ -49,18 +42,7 @@ def lightly():
     except ImportError: return None
     transform = DINOTransform(global_crop_size=224, global_crop_scale=CONFIG.global_scale, local_crop_size=96, local_crop_scale=CONFIG.local_scale, n_local_views=10,
                               cj_strength=1., cj_bright=CONFIG.brightness, cj_contrast=CONFIG.contrast, cj_sat=CONFIG.saturation, cj_hue=CONFIG.hue)
-    return lambda image: transform(Image.fromarray(image.permute(1, 2, 0).numpy()))
-
-
-def alternate(methods, rounds):
-    "Seconds of each method, by turns: `{name: [seconds per round]}` for callables that do one round."
-    seconds = {name: [] for name in methods}
-    for r in range(rounds + 1):
-        for name, method in methods.items():
-            start = time.perf_counter()
-            method()
-            if r: seconds[name].append(time.perf_counter() - start)                 # the first round warms up
-    return seconds
+    return lambda image: transform(common.to_pillow(image))
 
 
 def peak_memory(method):
@@ -101,8 +83,8 @@ def one_thread(args):
             batch = torch.stack((images*64)[:64]).to(args.device)
             methods[f'satdino_nb, batched on {args.device}'] = lambda: (crop(batch), torch.cuda.synchronize())
             counts[f'satdino_nb, batched on {args.device}'], memory[f'satdino_nb, batched on {args.device}'] = 64, float('nan')
-        seconds = alternate(methods, args.rounds)
-        rates = {name: counts[name]/statistics.median(s) for name, s in seconds.items()}
+        seconds = common.alternate(methods, args.rounds)
+        rates = {name: counts[name]/statistics.median(wall for wall, _ in s) for name, s in seconds.items()}
         out[f'{size} px'] = table(f"{size} px sources, 2 x 224 + 10 x 96, one thread, {args.rounds} rounds of {len(images)}", rates, memory)
         raw, written = 3*size**2/1e6, sum(c*3*s**2 for c, s in ((2, 224), (10, 96)))/1e6
         print(f"floor: {raw:.2f} MB read, {written:.2f} MB written an image as uint8 ({4*written:.2f} as float)")
@@ -125,17 +107,14 @@ def loader(args):
     out = {}
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
-            paths = []
-            for k, image in enumerate(pictures(size, 8)*max(1, args.n)):
-                paths.append(Path(folder)/f'{k}.jpg')
-                Image.fromarray(image.permute(1, 2, 0).numpy()).save(paths[-1], quality=90)
+            paths = common.save_jpegs(pictures(size, 8)*max(1, args.n), folder)
             tiles = Tiles(paths, [0.5]*len(paths))
             cached = cache_tiles(tiles, Path(folder)/'cache')
             sets = {'plain views in the workers': Views(tiles, plain), 'satdino_nb views in the workers': Views(tiles, host),
                     'decode only (views on the device)': tiles, 'reduced decode only': for_views(tiles, CONFIG.ranges()), 'decoded cache only': cached}
             batches = {name: DataLoader(s, 64, num_workers=2, collate_fn=stacked if isinstance(s, Views) else collate, persistent_workers=True) for name, s in sets.items()}
-            seconds = alternate({name: (lambda b=b: [None for _ in b]) for name, b in batches.items()}, args.rounds)
-            out[f'{size} px'] = table(f"{len(tiles)} JPEGs of {size} px, two workers, batch 64", {name: len(tiles)/statistics.median(s) for name, s in seconds.items()})
+            seconds = common.alternate({name: (lambda b=b: [None for _ in b]) for name, b in batches.items()}, args.rounds)
+            out[f'{size} px'] = table(f"{len(tiles)} JPEGs of {size} px, two workers, batch 64", {name: len(tiles)/statistics.median(wall for wall, _ in s) for name, s in seconds.items()})
     return out
 
 
@@ -156,7 +135,7 @@ def profile(args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = common.parser(__doc__)
     parser.add_argument('--sizes', type=int, nargs='+', default=[256, 512])
     parser.add_argument('--n', type=int, default=16, help='pictures in a round (the loader: 8 times as many)')
     parser.add_argument('--rounds', type=int, default=5)
@@ -165,11 +144,12 @@ def main():
     parser.add_argument('--profile', action='store_true')
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
-    machine = f"{os.cpu_count()} CPUs {platform.machine()}, torch {torch.__version__}" + (f", {torch.cuda.get_device_name()}" if args.device == 'cuda' else '')
+    machine = common.machine_line(device=args.device)
     print(machine)
     if args.profile: return profile(args)
     result = loader(args) if args.loader else one_thread(args)
-    if args.out: args.out.write_text(json.dumps(dict(machine=machine, command=' '.join(['python bench/views.py', *os.sys.argv[1:]]), results=result), indent=1) + '\n')
+    command = ' '.join(['python bench/views.py', *sys.argv[1:]])
+    common.write_json(args.out, dict(machine=machine, command=command, results=result))
 
 
 if __name__ == '__main__': main()

@@ -34,6 +34,12 @@ def test_make_lab_opens_at_the_index(repo, tmp_path):
         get = lambda path: json.load(urllib.request.urlopen(f'http://127.0.0.1:{port}/api/contents/{path}?content=0&token=t', timeout=10))
         assert get('nbs/index.ipynb')['type'] == 'notebook' and get('data_samples')['type'] == 'directory'
         assert urllib.request.urlopen(f'http://127.0.0.1:{port}{page}?token=t', timeout=10).status == 200
+        notification = json.load(urllib.request.urlopen(
+            f'http://127.0.0.1:{port}/lab/api/settings/@jupyterlab/apputils-extension:notification?token=t', timeout=10))
+        default = {name: p['default'] for name, p in notification['schema']['properties'].items()}
+        # "none", JupyterLab's own default, asks whether to fetch news
+        assert default['fetchNews'] == 'false'
+        assert default['checkForUpdates'] is False
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(20)
