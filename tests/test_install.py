@@ -5,6 +5,8 @@ import zipfile
 
 import pytest
 
+pytestmark = pytest.mark.slow          # processes of their own, most of which import torch
+
 
 def python(code, cwd):
     done = subprocess.run([sys.executable, '-c', code], cwd=cwd, text=True, capture_output=True)
