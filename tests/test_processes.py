@@ -39,7 +39,6 @@ def single(tmp_path_factory):
 
 
 @pytest.mark.parametrize('more', [(), ('--accumulate', 2), ('--precision', 'bf16')], ids=lambda m: ' '.join(map(str, m)) or 'plain')
-@pytest.mark.slow
 def test_two_processes_are_one_run(single, tmp_path, more):
     run(TORCHRUN, tmp_path/'run', *more)
     a, b = rows(single), rows(tmp_path/'run')
@@ -52,14 +51,12 @@ def test_two_processes_are_one_run(single, tmp_path, more):
     assert states[0].keys() == states[1].keys() and torch.allclose(states[0]['loss.centre'], states[1]['loss.centre'], atol=1e-2 if 'bf16' in more else 1e-5)
 
 
-@pytest.mark.slow
 def test_sinkhorn_over_two_processes(tmp_path):
     for name, launcher in (('one', [sys.executable]), ('two', TORCHRUN)): run(launcher, tmp_path/name, '--centring', 'sinkhorn')
     for x, y in zip(rows(tmp_path/'one'), rows(tmp_path/'two'), strict=True): assert y['loss'] == pytest.approx(x['loss'], rel=1e-4)
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='sends signals')
-@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on_alone(single, tmp_path):
     "SIGTERM to the launcher reaches both; the checkpoint fits one process too, which has to be allowed."
     out = tmp_path/'run'
@@ -81,7 +78,6 @@ def test_two_processes_stop_together_and_go_on_alone(single, tmp_path):
     assert allowed.returncode == 0 and newest_checkpoint(out/'checkpoints')[1]['done'] == done + 2, allowed.stderr
 
 
-@pytest.mark.slow
 def test_a_batch_that_cannot_be_divided(tmp_path):
     done = subprocess.run([*TORCHRUN, '-m', 'satdino_nb.pretrain', *OPTIONS, '--batch-size', '15', '--out', str(tmp_path/'run')], text=True, capture_output=True, env=ENV, timeout=120)
     assert done.returncode != 0 and '15 cannot be divided into 2 processes x 1 parts' in done.stderr and not (tmp_path/'run').exists()
@@ -119,7 +115,6 @@ if __name__ == "__main__":
 '''
 
 
-@pytest.mark.slow
 def test_sharded_parameters_are_the_same_run(tmp_path):
     "The step on parameters in shards (FSDP2, torch's fully_shard) over two processes: losses, gradient norms and the teacher's weights as with one."
     (tmp_path/'sharded.py').write_text(SHARDED)
