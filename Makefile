@@ -1,5 +1,6 @@
 # make lab    JupyterLab at the course's index (ARGS="--no-browser --port 9999" is passed on)
 # make test   package in sync with the notebooks, notebooks clean, notebooks run, pytest
+# make quick  pytest without its slow tests: a couple of minutes
 # make venv   the environment alone, by uv where it is installed, else by pip (INSTALLER=pip or INSTALLER=uv decides);
 #             an environment that is there already is kept, with what it holds
 PYTHON ?= python3
@@ -15,7 +16,7 @@ create-pip = $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv
 create-uv = test -x $(BIN)/python || uv venv --quiet --seed --allow-existing --python $(PYTHON) $(VENV)
 NOTEBOOKS := $(wildcard nbs/*.ipynb nbs/*/*.ipynb)
 
-.PHONY: venv lab test notebooks readme
+.PHONY: venv lab test quick notebooks readme
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -37,6 +38,9 @@ notebooks: venv
 
 test: venv
 	status=0; $(MAKE) notebooks || status=1; $(BIN)/python -m pytest || status=1; exit $$status
+
+quick: venv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
 # README.md is the index notebook, its links turned from nbs/ to the repository root
 README ?= README.md

@@ -62,6 +62,7 @@ def test_a_bad_picture_is_named_and_can_be_skipped(folder, spoil):
     else: assert [Path(f.path).stem for f in found.unreadable] == ['bad'] and found.unreadable[0].problem
 
 
+@pytest.mark.slow
 def test_a_larger_picture_can_be_allowed(folder):
     import subprocess
     bomb(folder)
@@ -321,6 +322,7 @@ def test_truncated_tiff_with_a_good_header(tif):
     assert file_facts(path).problem
 
 
+@pytest.mark.slow
 def test_georeferenced_tiles_cross_to_workers(tif):
     path = tif('a.tif', BANDS)
     tiles = geotiff_tiles(path, how=Windows(size=50))

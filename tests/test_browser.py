@@ -16,7 +16,7 @@ pytest.importorskip('jupyterlab', reason='JupyterLab is not installed')
 pytest.importorskip('ipywidgets', reason='ipywidgets is not installed')
 sync_api = pytest.importorskip('playwright.sync_api', reason='the playwright library is not installed')
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason='no chromium or google-chrome on the PATH')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason='no chromium or google-chrome on the PATH')]
 
 GSD, SIDE, OUT = 0.5, 200, 64                      # metres per pixel; pixels of the crop and of the network's input
 CELL = f"""

@@ -10,6 +10,8 @@ import zipfile
 
 import pytest
 
+pytestmark = pytest.mark.slow          # processes of their own, most of which import torch
+
 
 def test_the_version_is_the_same_everywhere(repo):
     import configparser

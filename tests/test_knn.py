@@ -110,6 +110,7 @@ def test_memory_mapped_gallery(tmp_path):
         assert np.array_equal(mapped, x.numpy().astype(kind)), 'the gallery was changed'
 
 
+@pytest.mark.slow
 def test_bounded_memory():
     "100,000 x 20,000 similarities are 8 GB; the search takes about 100 MB."
     code = """

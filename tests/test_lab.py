@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip('jupyterlab', reason='JupyterLab is not installed')
-pytestmark = pytest.mark.skipif(shutil.which('make') is None, reason='no make on the PATH')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which('make') is None, reason='no make on the PATH')]
 
 
 def test_make_lab_opens_at_the_index(repo, tmp_path):

@@ -59,6 +59,7 @@ def test_the_gsd_head_is_trained_unless_told(tmp_path):
     assert not torch.equal(first(tmp_path/'a')[key], start) and torch.equal(first(tmp_path/'b')[key], start)
 
 
+@pytest.mark.slow
 def test_log_metres_are_read_as_metres(tmp_path):
     run = trained(tmp_path, vit=replace(VIT, gsd_log=True), steps=30, lr=3e-3)
     with torch.no_grad(): estimate = predict_gsd(load_run(run.out).model, run.model.normalisation(X))
@@ -136,6 +137,7 @@ def mixture(folder):
 
 
 @pytest.mark.parametrize('cut', ['device', 'host'])
+@pytest.mark.slow
 def test_a_mixture_trains_and_goes_on(tmp_path, cut):
     changes = dict(data=mixture(tmp_path), unknown_gsd='skip', steps=6, save_every=3, cut_views=cut, knn_every=3, held_out=0.2)
     run = trained(tmp_path/'whole', None, **changes)
@@ -197,6 +199,7 @@ def cli(*args): return subprocess.run([sys.executable, '-m', 'satdino_nb.pretrai
 OPTIONS = ['--data', samples_dir()/'scenes', '--gsd', 2, '--no-check', '--workers', 0, '--batch-size', 16, '--views.global-size', 32, '--views.local-size', 16, '--vit.img-size', 32, '--vit.depth', 1]
 
 
+@pytest.mark.slow
 def test_dry_run_says_what_a_run_costs(tmp_path):
     done = cli(*OPTIONS, '--out', tmp_path/'run', '--dry-run', 2, '--steps', 1000)
     assert done.returncode == 0, done.stderr
@@ -213,12 +216,14 @@ def test_dry_run_says_what_a_run_costs(tmp_path):
     (['--gamma', 0.1, '--vit.no-gsd-token'], ['--gamma 0']),
     (['--batch-size', 15, '--accumulate', 2], ['15', '1 processes x 2 parts']),
 ], ids=lambda v: str(v[0]))
+@pytest.mark.slow
 def test_what_cannot_work_is_said(tmp_path, args, words):
     done = cli(*OPTIONS, '--out', tmp_path/'run', *args)
     said = done.stdout + done.stderr
     assert done.returncode != 0 and all(w in said for w in words) and 'Traceback' not in said, said
 
 
+@pytest.mark.slow
 def test_unknown_settings_in_a_file(tmp_path):
     save_config(BASE, tmp_path/'c.json')
     values = json.loads((tmp_path/'c.json').read_text())

@@ -19,7 +19,7 @@ OPTIONS += ['--data', str(samples_dir()/'scenes')]
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'}
 
-pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='torch without gloo')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='torch without gloo')]
 
 
 def run(launcher, out, *more):

@@ -126,6 +126,7 @@ def test_risk_coverage_between_the_best_and_random_order():
     assert np.allclose(risk_coverage(error, doubt, resamples=50).risk, ties, atol=0.1)
 
 
+@pytest.mark.slow
 def test_the_samples_scale_is_in_the_gsd_token():
     model = load_satdino(samples_dir()/'model.safetensors')
     train, test = (extract_features(model, sample_tiles(s), device='cpu') for s in ('train', 'test'))
@@ -170,6 +171,7 @@ def bench(repo):
     return module
 
 
+@pytest.mark.slow
 def test_the_building_pyramid(shared, bench):
     tiles = bench.pyramid_tiles(shared('data/buildings_pyramid'), 19)
     assert len(tiles) == 147 and sorted(set(np.round(tiles.gsds, 4))) == [0.0746, 0.1493, 0.2986] and len(set(tiles.places)) == 7

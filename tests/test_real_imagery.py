@@ -123,12 +123,14 @@ def test_coloured_and_palette_masks(shared):
     assert 'P' in modes and 'RGB' in modes and seen == set(range(6)) and len(strays) == 2
 
 
+@pytest.mark.slow
 def test_the_audit_of_27_000_files_finds_them_all(shared):
     found = audit(shared('data/eurosat')/'2750', gsd=10)
     assert len(found.good) == 27000 and not found.unreadable and '27000 x 64 x 64' in audit_text(found)
     assert contact_sheet(found, 8).size == (8*164, 164)
 
 
+@pytest.mark.slow
 def test_a_short_run_on_eurosat(shared, tmp_path):
     config = PretrainConfig(data=shared('data/eurosat')/'2750', gsd=10, out=tmp_path/'run', steps=6, batch_size=32, log_every=1, check=False, workers=1)
     run = pretrain(config)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from satdino_nb.data import samples_dir
 from satdino_nb.pretrain import newest_checkpoint
 
-pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='sends signals')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == 'win32', reason='sends signals')]
 
 OPTIONS = ('--gsd 2 --batch-size 16 --workers 0 --views.global-size 32 --views.local-size 16 --views.n-local 3 --vit.img-size 32 --vit.embed-dim 48 '
            '--vit.num-heads 3 --vit.depth 2 --out-dim 128 --hidden-dim 64 --bottleneck-dim 32 --drop-path 0.2 --no-check --held-out 0.5').split()

@@ -29,6 +29,7 @@ def vote(mask, f):
     return counts.argmax(-1), counts.max(-1).values > f*f*2/3
 
 
+@pytest.mark.slow
 def test_a_picture_is_the_mean_of_a_finer_one():
     size, rows = 48, []
     for land_use in LAND_USES:
@@ -109,6 +110,7 @@ def test_a_cache_of_other_scenes_is_refused(tmp_path):
     assert len(SceneDataset(4, size=24, seed=1, cache=tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_workers_fill_one_cache(tmp_path):
     kept = SceneDataset(12, size=24, cache=tmp_path, masks=True)
     loader = torch.utils.data.DataLoader(kept, 3, num_workers=2, multiprocessing_context='spawn')

@@ -143,6 +143,7 @@ def test_features_that_are_not_finite_stop_training_and_prediction(model, scenes
 
 
 @pytest.mark.parametrize('head', ['linear', 'pyramid'])
+@pytest.mark.slow
 def test_a_short_run_learns_repeats_itself_and_leaves_the_backbone_as_it_was(model, scenes, head):
     train, test = scenes
     before = copy.deepcopy(model.state_dict())
@@ -262,6 +263,7 @@ def test_dubai_split_by_tile(shared, bench, model):
     with pytest.raises(ValueError, match='places are in training and test, e.g. tile1'): segment_folds(model, data, list(range(36)), CPU)
 
 
+@pytest.mark.slow
 def test_no_ground_of_the_building_tiles_is_on_both_sides(shared, bench, model):
     data, columns = bench.buildings(shared('data/buildings_pyramid'))
     assert len(data) == 147 and len(set(data.places)) == 7 and len(set(columns)) == 4
@@ -283,6 +285,7 @@ def test_no_ground_of_the_building_tiles_is_on_both_sides(shared, bench, model):
     assert result.estimate(resamples=10).value > majority_result(train, result).estimate(resamples=10).value
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs_and_says_what_it_did(repo, tmp_path):
     "On drawn places in the colours and under the names of Dubai."
     for name in ('images', 'masks'): (tmp_path/name).mkdir()

@@ -531,6 +531,7 @@ def test_bf16_and_channels_last(model, x):
 
 @pytest.mark.parametrize('rule', ['timm', 'released'])
 @pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+@pytest.mark.slow
 def test_compile_without_graph_breaks(rule, backend):
     torch._dynamo.reset()
     torch.manual_seed(0)
