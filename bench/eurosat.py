@@ -5,23 +5,30 @@
 writes train.csv (21,600 rows) and test.csv (5,400). The folder holds 2750/<class>/*.jpg and the lists train.txt and val.txt
 (one `2750/<class>/<name>.jpg` a line; they are in the released code, strakaj/SatDINO).
 """
+
 import argparse
 import csv
 from pathlib import Path
 
-parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+)
 parser.add_argument('folder', type=Path)
 parser.add_argument('--out', type=Path, required=True)
 args = parser.parse_args()
 args.out.mkdir(parents=True, exist_ok=True)
 for listed, split in (('train', 'train'), ('val', 'test')):
-    source = args.folder/f'{listed}.txt'
-    if not source.is_file(): parser.error(f"{source}: no such list of files")
-    files = [args.folder.resolve()/line for line in sorted(source.read_text().split())]
+    source = args.folder / f'{listed}.txt'
+    if not source.is_file():
+        parser.error(f'{source}: no such list of files')
+    files = [args.folder.resolve() / line for line in sorted(source.read_text().split())]
     missing = [f for f in files if not f.is_file()]
-    if missing: parser.error(f"{missing[0]}: listed in {source}, but not there ({len(missing)} of {len(files)})")
-    with (args.out/f'{split}.csv').open('w', newline='') as out:
+    if missing:
+        parser.error(
+            f'{missing[0]}: listed in {source}, but not there ({len(missing)} of {len(files)})'
+        )
+    with (args.out / f'{split}.csv').open('w', newline='') as out:
         rows = csv.writer(out, lineterminator='\n')
         rows.writerow(('file', 'class', 'gsd'))
         rows.writerows((f, f.parent.name, 10) for f in files)
-    print(f"{args.out/f'{split}.csv'}: {len(files)} tiles")
+    print(f'{args.out / f"{split}.csv"}: {len(files)} tiles')

@@ -6,6 +6,7 @@ asks about the tiles of one part of the run's mixture that the run held out, wit
 weighted neighbours and logistic regression. A line a checkpoint; those in the table already are passed over, so the
 command can be given again while the run goes on.
 """
+
 import argparse
 import json
 import sys
@@ -25,40 +26,42 @@ from recipe import measure
 TEACHER = 'average.module.backbone.'
 
 
-def teacher(run:Path, checkpoint:Path) -> SatViT:
+def teacher(run: Path, checkpoint: Path) -> SatViT:
     "The teacher's backbone in a checkpoint of `run`."
-    model = load_satdino(run/'model.safetensors', verbose=False)
-    state = load_file(checkpoint/'model.safetensors')
+    model = load_satdino(run / 'model.safetensors', verbose=False)
+    state = load_file(checkpoint / 'model.safetensors')
     own = {k.removeprefix(TEACHER): v for k, v in state.items() if k.startswith(TEACHER)}
     model.load_state_dict(own)
     return model.eval()
 
 
-def part_of(tiles:Tiles, part:str) -> Tiles:
+def part_of(tiles: Tiles, part: str) -> Tiles:
     "The tiles whose class is one of a part's, all of them without a part."
     known = [k for k, c in enumerate(tiles.classes) if c.startswith(f'{part}: ') or not part]
     return tiles.subset(i for i, y in enumerate(tiles.labels) if y in known)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('run', type=Path)
     parser.add_argument('--part', default='')
     parser.add_argument('--every', type=int, default=1, help='take every n-th checkpoint')
     parser.add_argument('--out', type=Path, required=True)
     args = parser.parse_args()
-    config = read_config(args.run/'config.json')
+    config = read_config(args.run / 'config.json')
     train, held = (part_of(t, args.part) for t in run_tiles(replace(config, check=False)))
-    print(f"{len(train)} tiles as gallery, {len(held)} held out")
+    print(f'{len(train)} tiles as gallery, {len(held)} held out')
     lines = args.out.read_text().splitlines() if args.out.is_file() else []
     done = {json.loads(line)['step'] for line in lines}
-    for checkpoint in sorted((args.run/'checkpoints').glob('step-*[0-9]'))[::args.every]:
+    for checkpoint in sorted((args.run / 'checkpoints').glob('step-*[0-9]'))[:: args.every]:
         step = int(checkpoint.name.split('-')[1])
         if step in done:
             continue
         with torch.inference_mode():
             found = measure(teacher(args.run, checkpoint), train, held)
-        row = dict(step=step, samples=step*config.batch_size, **found)
+        row = dict(step=step, samples=step * config.batch_size, **found)
         with args.out.open('a') as f:
             print(json.dumps(row), file=f)
         print(row, flush=True)

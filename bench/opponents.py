@@ -7,6 +7,7 @@ asks pixels, colour histogram and hand-made features on these tiles (`--name`), 
 split of the samples. Features are computed once for each size; `feature_seconds` is that of
 all three together, from files, at the tiles' own size.
 """
+
 import argparse
 import json
 import time
@@ -34,30 +35,38 @@ def opponents(train, test) -> dict:
             report.results += ask(w, protocol, setup, {})
             seconds[f'{w.name}, {protocol}'] = round(time.perf_counter() - start, 1)
     rows = [r for r in report_rows(report) if r['kind'] == 'value']
-    return dict(settings=report.settings, feature_seconds=feature_seconds, seconds=seconds,
-                results=rows)
+    return dict(
+        settings=report.settings, feature_seconds=feature_seconds, seconds=seconds, results=rows
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--train', required=True)
     parser.add_argument('--test', required=True)
-    parser.add_argument('--name', default='EuroSAT', help="what the tiles are called in FILE")
+    parser.add_argument('--name', default='EuroSAT', help='what the tiles are called in FILE')
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--out', type=Path)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
-    sets = {'samples': (sample_tiles('train'), sample_tiles('test')),
-            a.name: (open_tiles(a.train), open_tiles(a.test))}
+    sets = {
+        'samples': (sample_tiles('train'), sample_tiles('test')),
+        a.name: (open_tiles(a.train), open_tiles(a.test)),
+    }
     found = {name: opponents(*tiles) for name, tiles in sets.items()}
     for name, one in found.items():
-        print(f"\n{name}: features of all three in {one['feature_seconds']} s")
+        print(f'\n{name}: features of all three in {one["feature_seconds"]} s')
         for r in one['results']:
-            value, low, high = (f"{100*r[k]:.1f}" for k in ('value', 'low', 'high'))
-            print(f"{r['protocol']}, {r['setting']}, {r['metric']}: "
-                  f"{r['model']} {value} ({low} to {high})")
-    if a.out: a.out.write_text(json.dumps(found, indent=1) + '\n')
+            value, low, high = (f'{100 * r[k]:.1f}' for k in ('value', 'low', 'high'))
+            print(
+                f'{r["protocol"]}, {r["setting"]}, {r["metric"]}: '
+                f'{r["model"]} {value} ({low} to {high})'
+            )
+    if a.out:
+        a.out.write_text(json.dumps(found, indent=1) + '\n')
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

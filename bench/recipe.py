@@ -7,6 +7,7 @@ frozen teacher about the last fifth: weighted kNN (20 neighbours) and logistic r
 features and the GSD's error where it is read. One line of JSON a run is added to the table; runs in it already are passed
 over, so the command can be stopped and given again. The test list is never opened.
 """
+
 import argparse
 import json
 import re
@@ -26,14 +27,42 @@ from satdino_nb.views import ViewConfig
 from satdino_nb.vit import ViTConfig
 
 VIEWS = ViewConfig(
-    global_size=48, local_size=24, n_local=6, global_scale=(0.4, 1.0), local_scale=(0.1, 0.4),
-    brightness=0.25, contrast=0.25, saturation=0.1, hue=0.02, grey=0.0, solarise=0.0,
-    blur=(0.2, 0.1, 0.1), blur_sigma=(0.1, 1.0), vertical_flip=0.5, quarter_turn=0.5)
+    global_size=48,
+    local_size=24,
+    n_local=6,
+    global_scale=(0.4, 1.0),
+    local_scale=(0.1, 0.4),
+    brightness=0.25,
+    contrast=0.25,
+    saturation=0.1,
+    hue=0.02,
+    grey=0.0,
+    solarise=0.0,
+    blur=(0.2, 0.1, 0.1),
+    blur_sigma=(0.1, 1.0),
+    vertical_flip=0.5,
+    quarter_turn=0.5,
+)
 TRIAL = PretrainConfig(
-    views=VIEWS, vit=ViTConfig(img_size=64, patch_size=8, embed_dim=128, depth=4, num_heads=4),
-    batch_size=128, centring='sinkhorn', out_dim=2048, hidden_dim=512, bottleneck_dim=128, drop_path=0.0,
-    lr=1e-3, warmup=0.1, momentum=(0.992, 1.0), gamma=0.02, precision='bf16', held_out=0.2, check=False,
-    workers=1, log_every=100, save_every=100_000)
+    views=VIEWS,
+    vit=ViTConfig(img_size=64, patch_size=8, embed_dim=128, depth=4, num_heads=4),
+    batch_size=128,
+    centring='sinkhorn',
+    out_dim=2048,
+    hidden_dim=512,
+    bottleneck_dim=128,
+    drop_path=0.0,
+    lr=1e-3,
+    warmup=0.1,
+    momentum=(0.992, 1.0),
+    gamma=0.02,
+    precision='bf16',
+    held_out=0.2,
+    check=False,
+    workers=1,
+    log_every=100,
+    save_every=100_000,
+)
 
 
 def views(**changes):
@@ -49,7 +78,9 @@ VARIANTS = {
     'trial': run(),
     'upright': views(vertical_flip=0.0, quarter_turn=0.0),
     'mean centring': run(centring='mean', teacher_temp=(0.04, 0.07)),
-    'colour of the paper': views(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grey=0.2, solarise=0.2),
+    'colour of the paper': views(
+        brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, grey=0.2, solarise=0.2
+    ),
     'half colour': views(brightness=0.12, contrast=0.12, saturation=0.05, hue=0.01),
     'no colour': views(jitter=0.0),
     'blur of the paper': views(blur=(1.0, 0.1, 0.5)),
@@ -80,15 +111,19 @@ def measure(model, train, held) -> dict:
     scores = knn_predict(gallery.cls, gallery.labels, queries.cls, k=20)
     scale = StandardScaler().fit(gallery.cls)
     probe = LogisticRegression(max_iter=300).fit(scale.transform(gallery.cls), gallery.labels)
-    found = dict(knn=(scores.argmax(1) == queries.labels).float().mean().item(),
-                 logistic=float(probe.score(scale.transform(queries.cls), queries.labels)),
-                 rank=effective_rank(queries.cls - queries.cls.mean(0)).item())
+    found = dict(
+        knn=(scores.argmax(1) == queries.labels).float().mean().item(),
+        logistic=float(probe.score(scale.transform(queries.cls), queries.labels)),
+        rank=effective_rank(queries.cls - queries.cls.mean(0)).item(),
+    )
     return {name: round(value, 4) for name, value in found.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('variants', nargs='*', metavar='VARIANT', help=f"of {', '.join(VARIANTS)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('variants', nargs='*', metavar='VARIANT', help=f'of {", ".join(VARIANTS)}')
     parser.add_argument('--data', type=Path, required=True)
     parser.add_argument('--samples', type=int, default=100_000)
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
@@ -96,7 +131,7 @@ def main() -> None:
     parser.add_argument('--runs', type=Path, default=Path('runs/recipe'))
     args = parser.parse_args()
     if unknown := [v for v in args.variants if v not in VARIANTS]:
-        parser.error(f"no variant {unknown[0]!r}; there are {', '.join(VARIANTS)}")
+        parser.error(f'no variant {unknown[0]!r}; there are {", ".join(VARIANTS)}')
     tiles = check_images(open_tiles(args.data))
     train, held = split_tiles(tiles, TRIAL.held_out, seed=0)
     lines = args.out.read_text().splitlines() if args.out.is_file() else []
@@ -106,15 +141,28 @@ def main() -> None:
             if (name, seed, args.samples) in done:
                 continue
             config = VARIANTS[name](TRIAL)
-            config = replace(config, steps=args.samples//config.batch_size, seed=seed,
-                             out=args.runs/f"{re.sub('[ /]', '-', name)}-{args.samples}-{seed}", resume=True)
+            config = replace(
+                config,
+                steps=args.samples // config.batch_size,
+                seed=seed,
+                out=args.runs / f'{re.sub("[ /]", "-", name)}-{args.samples}-{seed}',
+                resume=True,
+            )
             began = time.perf_counter()
             result = pretrain(config, tiles)
-            minutes = (time.perf_counter() - began)/60
+            minutes = (time.perf_counter() - began) / 60
             parameters = sum(p.numel() for p in result.model.parameters())
-            row = dict(variant=name, seed=seed, samples=args.samples, **measure(result.model, train, held),
-                       dino=round(result.metrics[-1]['dino'], 3), gsd_mae=result.metrics[-1]['gsd_mae'],
-                       minutes=round(minutes, 1), parameters=parameters, threads=torch.get_num_threads())
+            row = dict(
+                variant=name,
+                seed=seed,
+                samples=args.samples,
+                **measure(result.model, train, held),
+                dino=round(result.metrics[-1]['dino'], 3),
+                gsd_mae=result.metrics[-1]['gsd_mae'],
+                minutes=round(minutes, 1),
+                parameters=parameters,
+                threads=torch.get_num_threads(),
+            )
             with args.out.open('a') as f:
                 print(json.dumps(row), file=f)
             print(row, flush=True)

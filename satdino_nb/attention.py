@@ -21,30 +21,40 @@ from .vit import SatViT, Tokens
 @dataclass
 class Attention:
     "Attention over patches: `cls` and `gsd` (None without a GSD token) `(B, heads, N)`, row by row on `grid` `(h, w)`."
+
     cls: torch.Tensor
     gsd: torch.Tensor | None
     grid: tuple[int, int]
 
-    def map(self, token:str='cls', head:int|None=None) -> torch.Tensor:
+    def map(self, token: str = 'cls', head: int | None = None) -> torch.Tensor:
         "Attention `(B, h, w)` of `token` 'cls' or 'gsd': one head's, or the mean over heads."
         a = getattr(self, token)
-        if a is None: raise ValueError(f"this model has no {token.upper()} token")
+        if a is None:
+            raise ValueError(f'this model has no {token.upper()} token')
         return (a.mean(1) if head is None else a[:, head]).unflatten(-1, self.grid)
 
 # %% ../nbs/08_attention.ipynb #kernelwatch
 class KernelWatch(TorchFunctionMode):
     "Inside it, the attention of the first `rows` tokens in the layer that is `open` goes to `seen`, by layer, `(B, heads, rows, tokens)`."
-    def __init__(self, rows:int): super().__init__(); self.rows, self.open, self.seen = rows, None, {}
+
+    def __init__(self, rows: int):
+        super().__init__()
+        self.rows, self.open, self.seen = rows, None, {}
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if self.open is None: return out
+        if self.open is None:
+            return out
         if func is F.scaled_dot_product_attention:
             q, k = (v.detach().float() for v in args[:2])
-            self.seen[self.open] = (q[:, :, :self.rows] @ k.mT * kwargs.get('scale', q.shape[-1]**-0.5)).softmax(-1)
-        elif func in (torch.Tensor.softmax, F.softmax, torch.softmax): self.seen[self.open] = out.detach()[:, :, :self.rows].float()   # not fused
+            self.seen[self.open] = (
+                q[:, :, : self.rows] @ k.mT * kwargs.get('scale', q.shape[-1] ** -0.5)
+            ).softmax(-1)
+        elif func in (torch.Tensor.softmax, F.softmax, torch.softmax):
+            self.seen[self.open] = out.detach()[:, :, : self.rows].float()  # not fused
         return out
+
 
 def joined(maps) -> Attention:
     "One `Attention` for the images of several."
@@ -53,96 +63,147 @@ def joined(maps) -> Attention:
 
 # %% ../nbs/08_attention.ipynb #attention-maps
 @torch.no_grad()
-def attention_maps(model, x:torch.Tensor, layers=(-1,), heads=None, gsd:torch.Tensor|None=None) -> list[Attention]:
+def attention_maps(
+    model, x: torch.Tensor, layers=(-1,), heads=None, gsd: torch.Tensor | None = None
+) -> list[Attention]:
     "Attention from the CLS and the GSD token to the patches in chosen `layers` (and `heads`), of normalised images `(B, C, H, W)`, in one pass."
-    net = getattr(model, 'network', model)                                   # inside of a peer
-    if not hasattr(net, 'blocks'): raise ValueError(f"a {type(net).__name__} has no blocks with attention")
-    if gsd is not None and len(x) > 1:                                       # a peer may group images by GSD: one at a time
-        each = zip(*(attention_maps(model, a[None], layers, heads, g[None]) for a, g in zip(x, gsd)))
+    net = getattr(model, 'network', model)  # inside of a peer
+    if not hasattr(net, 'blocks'):
+        raise ValueError(f'a {type(net).__name__} has no blocks with attention')
+    if gsd is not None and len(x) > 1:  # a peer may group images by GSD: one at a time
+        each = zip(
+            *(attention_maps(model, a[None], layers, heads, g[None]) for a, g in zip(x, gsd))
+        )
         return [joined(maps) for maps in each]
     n, watch = model.num_prefix_tokens, KernelWatch(model.num_prefix_tokens)
     layers = [range(len(net.blocks))[i] for i in layers]
-    def opened(i): return lambda *_: setattr(watch, 'open', i)
-    hooks = [h for i in layers for h in (net.blocks[i].attn.register_forward_pre_hook(opened(i)),
-                                         net.blocks[i].attn.register_forward_hook(opened(None)))]
+
+    def opened(i):
+        return lambda *_: setattr(watch, 'open', i)
+
+    hooks = [
+        h
+        for i in layers
+        for h in (
+            net.blocks[i].attn.register_forward_pre_hook(opened(i)),
+            net.blocks[i].attn.register_forward_hook(opened(None)),
+        )
+    ]
     try:
-        with watch: tokens = model.tokens(x, gsd)
+        with watch:
+            tokens = model.tokens(x, gsd)
     finally:
-        for h in hooks: h.remove()
-    if set(watch.seen) != set(layers): raise ValueError(f"{type(net).__name__} does not attend with PyTorch's kernel")
+        for h in hooks:
+            h.remove()
+    if set(watch.seen) != set(layers):
+        raise ValueError(f"{type(net).__name__} does not attend with PyTorch's kernel")
     rows = [watch.seen[i] if heads is None else watch.seen[i][:, list(heads)] for i in layers]
-    return [Attention(w[:, :, 0, n:], w[:, :, 1, n:] if tokens.gsd is not None else None, tokens.grid) for w in rows]
+    return [
+        Attention(w[:, :, 0, n:], w[:, :, 1, n:] if tokens.gsd is not None else None, tokens.grid)
+        for w in rows
+    ]
 
 # %% ../nbs/08_attention.ipynb #last-attention
-def last_attention(model, x:torch.Tensor) -> Attention:
+def last_attention(model, x: torch.Tensor) -> Attention:
     "Attention of the last block from the CLS and the GSD token to the patches, for normalised images `(B, C, H, W)`."
     return attention_maps(model, x)[0]
 
 # %% ../nbs/08_attention.ipynb #tile-input
-def tile_input(model:SatViT, tile:Tile, size:int) -> tuple[torch.Tensor, torch.Tensor, float]:
+def tile_input(model: SatViT, tile: Tile, size: int) -> tuple[torch.Tensor, torch.Tensor, float]:
     "A tile's centre at `size` px: picture `(3, S, S)` in 0..1, normalised `(1, 3, S, S)` on the model's device, GSD (NaN: unknown)."
     picture, gsd = centre_view(collate([tile]), size)
     return picture[0], model.normalisation(picture.to(next(model.parameters()).device)), gsd.item()
 
-def overlay(picture:torch.Tensor, weights:torch.Tensor, ax, opacity:float=0.6, highest:float|None=None):
+
+def overlay(
+    picture: torch.Tensor,
+    weights: torch.Tensor,
+    ax,
+    opacity: float = 0.6,
+    highest: float | None = None,
+):
     "Draw `weights` `(h, w)` over `picture` `(3, H, W)` in 0..1, colours up to `highest`; the drawn image, for a colour bar."
     ax.imshow(picture.permute(1, 2, 0).numpy())
     ax.axis('off')
     h, w = picture.shape[1:]
-    return ax.imshow(weights.numpy(), cmap='viridis', alpha=opacity, extent=(-0.5, w - 0.5, h - 0.5, -0.5),
-                     interpolation='nearest', vmax=highest)
+    return ax.imshow(
+        weights.numpy(),
+        cmap='viridis',
+        alpha=opacity,
+        extent=(-0.5, w - 0.5, h - 0.5, -0.5),
+        interpolation='nearest',
+        vmax=highest,
+    )
 
 # %% ../nbs/08_attention.ipynb #attention-figure
-def attention_figure(model:SatViT, tile:Tile, size:int=256, head:int|None=None):
+def attention_figure(model: SatViT, tile: Tile, size: int = 256, head: int | None = None):
     "Picture, CLS attention and GSD attention of one tile side by side (matplotlib `Figure`), one colour scale per map."
     from matplotlib.figure import Figure
+
     picture, x, gsd = tile_input(model, tile, size)
     attention = last_attention(model, x)
     tokens = [t for t in ('cls', 'gsd') if getattr(attention, t) is not None]
-    fig = Figure(figsize=(3.4*(1 + len(tokens)), 3.3), layout='constrained')
+    fig = Figure(figsize=(3.4 * (1 + len(tokens)), 3.3), layout='constrained')
     first, *axes = fig.subplots(1, 1 + len(tokens))
-    first.imshow(picture.permute(1, 2, 0).numpy()); first.axis('off')
-    first.set_title(f"{size} px at {gsd:.2g} m/px", fontsize=9)
+    first.imshow(picture.permute(1, 2, 0).numpy())
+    first.axis('off')
+    first.set_title(f'{size} px at {gsd:.2g} m/px', fontsize=9)
     for ax, token in zip(axes, tokens):
         weights = attention.map(token, head)[0].cpu()
-        relative = weights/weights.mean()
-        drawn = overlay(picture, relative, ax, highest=relative.quantile(0.99).item())     # one patch must not dim all others
+        relative = weights / weights.mean()
+        drawn = overlay(
+            picture, relative, ax, highest=relative.quantile(0.99).item()
+        )  # one patch must not dim all others
         fig.colorbar(drawn, ax=ax, shrink=0.8, extend='max')
-        ax.set_title(f"{token.upper()} token, {'mean of heads' if head is None else f'head {head}'}", fontsize=9)
+        ax.set_title(
+            f'{token.upper()} token, {"mean of heads" if head is None else f"head {head}"}',
+            fontsize=9,
+        )
     return fig
 
 # %% ../nbs/08_attention.ipynb #patch-pca
-def patch_pca(tokens:Tokens, components:int=3) -> torch.Tensor:
+def patch_pca(tokens: Tokens, components: int = 3) -> torch.Tensor:
     "First principal components of each picture's patches, scaled to 0..1 from 2nd to 98th percentile: `(B, h, w, components)`."
     x = tokens.patches.float() - tokens.patches.float().mean(1, keepdim=True)
     u, s, vt = torch.linalg.svd(x, full_matrices=False)
-    sign = torch.gather(vt, 2, vt.abs().argmax(2, keepdim=True)).sign().mT[:, :, :components]   # a sign that does not depend on the solver
-    scores = (u*s[:, None])[:, :, :components]*sign
+    sign = (
+        torch.gather(vt, 2, vt.abs().argmax(2, keepdim=True)).sign().mT[:, :, :components]
+    )  # a sign that does not depend on the solver
+    scores = (u * s[:, None])[:, :, :components] * sign
     low, high = (scores.quantile(q, dim=1, keepdim=True) for q in (0.02, 0.98))
-    return ((scores - low)/(high - low).clamp(min=1e-12)).clamp(0, 1).unflatten(1, tokens.grid)
+    return ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).unflatten(1, tokens.grid)
 
-def patch_similarity(tokens:Tokens, row:int, column:int) -> torch.Tensor:
+
+def patch_similarity(tokens: Tokens, row: int, column: int) -> torch.Tensor:
     "Cosine similarity `(B, h, w)` of every patch to the one at `(row, column)` of the grid."
     h, w = tokens.grid
-    if not (0 <= row < h and 0 <= column < w): raise ValueError(f"patch ({row}, {column}) is outside the grid of {h} x {w}")
+    if not (0 <= row < h and 0 <= column < w):
+        raise ValueError(f'patch ({row}, {column}) is outside the grid of {h} x {w}')
     x = F.normalize(tokens.patches.float(), dim=-1)
-    return (x @ x[:, row*w + column, :, None]).squeeze(-1).unflatten(-1, tokens.grid)
+    return (x @ x[:, row * w + column, :, None]).squeeze(-1).unflatten(-1, tokens.grid)
 
 # %% ../nbs/08_attention.ipynb #patch-figure
-def patch_figure(model:SatViT, tile:Tile, size:int=256, row:int|None=None, column:int|None=None):
+def patch_figure(
+    model: SatViT, tile: Tile, size: int = 256, row: int | None = None, column: int | None = None
+):
     "Picture, PCA colours of its patches, and similarity to the patch at (row, column) (the centre by default)."
     from matplotlib.figure import Figure
+
     picture, x, gsd = tile_input(model, tile, size)
-    with torch.no_grad(): tokens = model.tokens(x)
+    with torch.no_grad():
+        tokens = model.tokens(x)
     h, w = tokens.grid
-    row, column = h//2 if row is None else row, w//2 if column is None else column
+    row, column = h // 2 if row is None else row, w // 2 if column is None else column
     fig = Figure(figsize=(10.2, 3.3), layout='constrained')
     first, colours, similar = fig.subplots(1, 3)
-    first.imshow(picture.permute(1, 2, 0).numpy()); first.set_title(f"{size} px at {gsd:.2g} m/px", fontsize=9)
-    colours.imshow(patch_pca(tokens)[0].cpu().numpy()); colours.set_title('PCA of patch features', fontsize=9)
+    first.imshow(picture.permute(1, 2, 0).numpy())
+    first.set_title(f'{size} px at {gsd:.2g} m/px', fontsize=9)
+    colours.imshow(patch_pca(tokens)[0].cpu().numpy())
+    colours.set_title('PCA of patch features', fontsize=9)
     drawn = overlay(picture, patch_similarity(tokens, row, column)[0].cpu(), similar)
     fig.colorbar(drawn, ax=similar, shrink=0.8)
-    similar.plot((column + 0.5)*size/w, (row + 0.5)*size/h, 'r+', ms=12, mew=2)
+    similar.plot((column + 0.5) * size / w, (row + 0.5) * size / h, 'r+', ms=12, mew=2)
     similar.set_title('cosine to the marked patch', fontsize=9)
-    for ax in (first, colours): ax.axis('off')
+    for ax in (first, colours):
+        ax.axis('off')
     return fig

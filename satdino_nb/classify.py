@@ -25,22 +25,36 @@ from .intervals import Estimate, accuracy, bootstrap, over_seeds
 from .pretrain import knn_predict, nearest
 
 # %% ../nbs/07_3_classify.ipynb #labelled
-def check_features(f:Features, what:str) -> None:
+def check_features(f: Features, what: str) -> None:
     "`ValueError` for features that are not finite, without class, or fewer or more than their labels."
-    if len(f.labels) != len(f.cls): raise ValueError(f"{len(f.labels)} labels for {len(f.cls)} {what} features")
-    if not len(f.cls): raise ValueError(f"no {what} features")
-    for bad, why in ((~f.cls.isfinite().all(1), "NaN or infinite features"), (f.labels < 0, "no class; a classifier needs one for every tile")):
-        if bad.any(): raise ValueError(f"{f.paths[int(bad.int().argmax())]}: {why}")
+    if len(f.labels) != len(f.cls):
+        raise ValueError(f'{len(f.labels)} labels for {len(f.cls)} {what} features')
+    if not len(f.cls):
+        raise ValueError(f'no {what} features')
+    for bad, why in (
+        (~f.cls.isfinite().all(1), 'NaN or infinite features'),
+        (f.labels < 0, 'no class; a classifier needs one for every tile'),
+    ):
+        if bad.any():
+            raise ValueError(f'{f.paths[int(bad.int().argmax())]}: {why}')
 
-def labelled(train:Features, test:Features) -> tuple[torch.Tensor, torch.Tensor, tuple]:
+
+def labelled(train: Features, test: Features) -> tuple[torch.Tensor, torch.Tensor, tuple]:
     "`(train labels, test labels, classes)` numbered as in `train`, matched by name; `ValueError` for classes that only `test` has, or for one class alone."
-    for f, what in ((train, 'training'), (test, 'test')): check_features(f, what)
+    for f, what in ((train, 'training'), (test, 'test')):
+        check_features(f, what)
     named = lambda f: [f.classes[y] if f.classes else str(y) for y in f.labels.tolist()]
     classes = train.classes or tuple(str(k) for k in range(int(train.labels.max()) + 1))
     here, wanted = named(train), named(test)
     unseen = sorted(set(wanted) - set(here))
-    if unseen: raise ValueError(f"test tiles of classes that no training tile has: {', '.join(unseen[:5])}{' ...' if len(unseen) > 5 else ''}; rename them, or leave them out")
-    if len(set(here)) < 2: raise ValueError(f"all training tiles are of one class ({here[0]}); there is nothing to tell apart")
+    if unseen:
+        raise ValueError(
+            f'test tiles of classes that no training tile has: {", ".join(unseen[:5])}{" ..." if len(unseen) > 5 else ""}; rename them, or leave them out'
+        )
+    if len(set(here)) < 2:
+        raise ValueError(
+            f'all training tiles are of one class ({here[0]}); there is nothing to tell apart'
+        )
     number = {c: k for k, c in enumerate(classes)}
     return train.labels, torch.tensor([number[c] for c in wanted]), classes
 
@@ -48,253 +62,464 @@ def labelled(train:Features, test:Features) -> tuple[torch.Tensor, torch.Tensor,
 @dataclass
 class Prediction:
     "Class probabilities `(N, C)` of test tiles, and what the classifier settled on."
+
     scores: torch.Tensor
     setting: str
 
-def knn_classifier(train_x, train_y, test_x, num_classes:int, seed:int=0, k:int=20, temperature:float=0.07, search:str='fp32') -> Prediction:
+
+def knn_classifier(
+    train_x,
+    train_y,
+    test_x,
+    num_classes: int,
+    seed: int = 0,
+    k: int = 20,
+    temperature: float = 0.07,
+    search: str = 'fp32',
+) -> Prediction:
     "Weighted nearest neighbours, by a `search` in 'fp32', 'bf16' or 'auto' (`nearest`); nothing is chosen, and nothing is random."
     votes = knn_predict(train_x, train_y, test_x, k, temperature, num_classes, search=search)
-    return Prediction(votes/votes.sum(1, keepdim=True), f"k {k}, temperature {temperature}")
+    return Prediction(votes / votes.sum(1, keepdim=True), f'k {k}, temperature {temperature}')
 
 # %% ../nbs/07_3_classify.ipynb #train-heads
-def standardised(train_x:torch.Tensor, *others:torch.Tensor) -> list[torch.Tensor]:
+def standardised(train_x: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
     "Every column of `train_x` with mean 0 and standard deviation 1, the `others` by the same numbers."
     mean, std = train_x.float().mean(0), train_x.float().std(0).clamp(min=1e-6)
-    return [(x.float() - mean)/std for x in (train_x, *others)]
+    return [(x.float() - mean) / std for x in (train_x, *others)]
 
-def train_heads(x:torch.Tensor, y:torch.Tensor, num_classes:int, kinds:Sequence[tuple], epochs:int=100, batch_size:int=256, seed:int=0) -> list[nn.Linear]:
+
+def train_heads(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    num_classes: int,
+    kinds: Sequence[tuple],
+    epochs: int = 100,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> list[nn.Linear]:
     "A linear head for each of `kinds`, (optimiser 'sgd' or 'adamw', learning rate), all trained in the same pass."
     g = torch.Generator().manual_seed(seed)
     heads = [nn.Linear(x.shape[1], num_classes) for _ in kinds]
-    for h in heads: nn.init.normal_(h.weight, 0, 0.01, generator=g); nn.init.zeros_(h.bias); h.to(x.device)
-    make = dict(sgd=lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9), adamw=lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=0.01))
+    for h in heads:
+        nn.init.normal_(h.weight, 0, 0.01, generator=g)
+        nn.init.zeros_(h.bias)
+        h.to(x.device)
+    make = dict(
+        sgd=lambda p, lr: torch.optim.SGD(p, lr, momentum=0.9),
+        adamw=lambda p, lr: torch.optim.AdamW(p, lr, weight_decay=0.01),
+    )
     optimisers = [make[name](h.parameters(), lr) for h, (name, lr) in zip(heads, kinds)]
-    steps = epochs*max(1, len(x)//batch_size)
+    steps = epochs * max(1, len(x) // batch_size)
     schedulers = [torch.optim.lr_scheduler.CosineAnnealingLR(o, steps) for o in optimisers]
-    order = torch.cat([torch.randperm(len(x), generator=g) for _ in range(epochs)])[:steps*min(batch_size, len(x))].to(x.device)
+    order = torch.cat([torch.randperm(len(x), generator=g) for _ in range(epochs)])[
+        : steps * min(batch_size, len(x))
+    ].to(x.device)
     for rows in order.split(min(batch_size, len(x))):
-        out = F.linear(x[rows], torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads])).unflatten(1, (len(heads), num_classes))
-        loss = F.cross_entropy(out.flatten(0, 1), y[rows].repeat_interleave(len(heads)), reduction='sum')/len(rows)       # heads do not see each other
-        for o in optimisers: o.zero_grad()
+        out = F.linear(
+            x[rows], torch.cat([h.weight for h in heads]), torch.cat([h.bias for h in heads])
+        ).unflatten(1, (len(heads), num_classes))
+        loss = F.cross_entropy(
+            out.flatten(0, 1), y[rows].repeat_interleave(len(heads)), reduction='sum'
+        ) / len(rows)  # heads do not see each other
+        for o in optimisers:
+            o.zero_grad()
         loss.backward()
-        for o, s in zip(optimisers, schedulers): o.step(); s.step()
+        for o, s in zip(optimisers, schedulers):
+            o.step()
+            s.step()
     return heads
 
 # %% ../nbs/07_3_classify.ipynb #tuning-split
-def tuning_split(y:torch.Tensor, seed:int=0, share:float=0.2) -> tuple[torch.Tensor, torch.Tensor]|None:
+def tuning_split(
+    y: torch.Tensor, seed: int = 0, share: float = 0.2
+) -> tuple[torch.Tensor, torch.Tensor] | None:
     "Indices `(rest, tuning)` of training labels, a `share` of each class for tuning; None where a class has too few to give three."
     g, y, tuning = torch.Generator().manual_seed(seed), y.cpu(), []
     for k in y.unique():
         members = (y == k).nonzero()[:, 0]
-        if len(members)*share < 3: return None
-        tuning.append(members[torch.randperm(len(members), generator=g)[:round(share*len(members))]])
+        if len(members) * share < 3:
+            return None
+        tuning.append(
+            members[torch.randperm(len(members), generator=g)[: round(share * len(members))]]
+        )
     chosen = torch.zeros(len(y), dtype=torch.bool)
     chosen[torch.cat(tuning)] = True
     return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
 
 # %% ../nbs/07_3_classify.ipynb #linear-classifier
-SWEEP = tuple(('sgd', lr) for lr in (1e-2, 3e-2, 0.1, 0.3, 1.)) + tuple(('adamw', lr) for lr in (3e-4, 1e-3, 3e-3, 1e-2))
+SWEEP = tuple(('sgd', lr) for lr in (1e-2, 3e-2, 0.1, 0.3, 1.0)) + tuple(
+    ('adamw', lr) for lr in (3e-4, 1e-3, 3e-3, 1e-2)
+)
 
-def linear_classifier(train_x, train_y, test_x, num_classes:int, seed:int=0, sweep:Sequence[tuple]=SWEEP, epochs:int=100) -> Prediction:
+
+def linear_classifier(
+    train_x,
+    train_y,
+    test_x,
+    num_classes: int,
+    seed: int = 0,
+    sweep: Sequence[tuple] = SWEEP,
+    epochs: int = 100,
+) -> Prediction:
     "Linear probe by gradient descent; optimiser and learning rate are those of the `sweep` that do best on a fifth of the training tiles (the first of it, where too few)."
     x, test = standardised(train_x, test_x)
     split, best = tuning_split(train_y, seed), 0
     if split and len(sweep) > 1:
         rest, tuning = split
         heads = train_heads(x[rest], train_y[rest], num_classes, sweep, epochs, seed=seed)
-        with torch.no_grad(): right = [(h(x[tuning]).argmax(1) == train_y[tuning]).float().mean().item() for h in heads]
+        with torch.no_grad():
+            right = [
+                (h(x[tuning]).argmax(1) == train_y[tuning]).float().mean().item() for h in heads
+            ]
         best = int(np.argmax(right))
-    head, = train_heads(x, train_y, num_classes, [sweep[best]], epochs, seed=seed)
-    with torch.no_grad(): return Prediction(head(test).softmax(1), f"{sweep[best][0]}, learning rate {sweep[best][1]:g}, {epochs} epochs")
+    (head,) = train_heads(x, train_y, num_classes, [sweep[best]], epochs, seed=seed)
+    with torch.no_grad():
+        return Prediction(
+            head(test).softmax(1),
+            f'{sweep[best][0]}, learning rate {sweep[best][1]:g}, {epochs} epochs',
+        )
 
 # %% ../nbs/07_3_classify.ipynb #logistic-classifier
-def fit_logistic(x, y, C:float):
+def fit_logistic(x, y, C: float):
     from sklearn.linear_model import LogisticRegression
+
     return LogisticRegression(C=C, max_iter=1000, tol=1e-3).fit(x, y)
 
-def logistic_classifier(train_x, train_y, test_x, num_classes:int, seed:int=0, strengths:Sequence[float]=(1e-3, 1e-2, 0.1, 1., 10.)) -> Prediction:
+
+def logistic_classifier(
+    train_x,
+    train_y,
+    test_x,
+    num_classes: int,
+    seed: int = 0,
+    strengths: Sequence[float] = (1e-3, 1e-2, 0.1, 1.0, 10.0),
+) -> Prediction:
     "scikit-learn's logistic regression on standardised features; C is that of `strengths` that does best on a fifth of the training tiles (0.1, where too few)."
     x, test = (v.cpu().numpy() for v in standardised(train_x, test_x))
     y, split, C = train_y.cpu().numpy(), tuning_split(train_y, seed), 0.1
     if split and len(strengths) > 1:
         rest, tuning = (i.numpy() for i in split)
-        C = max(strengths, key=lambda c: fit_logistic(x[rest], y[rest], c).score(x[tuning], y[tuning]))
+        C = max(
+            strengths, key=lambda c: fit_logistic(x[rest], y[rest], c).score(x[tuning], y[tuning])
+        )
     fitted, scores = fit_logistic(x, y, C), np.zeros((len(test), num_classes), dtype=np.float32)
     scores[:, fitted.classes_] = fitted.predict_proba(test)
-    return Prediction(torch.from_numpy(scores), f"C {C:g}")
+    return Prediction(torch.from_numpy(scores), f'C {C:g}')
+
 
 CLASSIFIERS = dict(knn=knn_classifier, linear=linear_classifier, logistic=logistic_classifier)
 
 # %% ../nbs/07_3_classify.ipynb #classify
-def classify(train:Features, test:Features, how:str|Callable='knn', seed:int=0, **options) -> Prediction:
+def classify(
+    train: Features, test: Features, how: str | Callable = 'knn', seed: int = 0, **options
+) -> Prediction:
     "Class probabilities of `test` by 'knn', 'linear', 'logistic' or a function of the same face, on CLS features; labels are matched by name."
     y, _, classes = labelled(train, test)
-    if isinstance(how, str) and how not in CLASSIFIERS: raise ValueError(f"no classifier {how!r}; there are {', '.join(CLASSIFIERS)}")
-    return (CLASSIFIERS[how] if isinstance(how, str) else how)(train.cls, y, test.cls, len(classes), seed=seed, **options)
+    if isinstance(how, str) and how not in CLASSIFIERS:
+        raise ValueError(f'no classifier {how!r}; there are {", ".join(CLASSIFIERS)}')
+    return (CLASSIFIERS[how] if isinstance(how, str) else how)(
+        train.cls, y, test.cls, len(classes), seed=seed, **options
+    )
 
 # %% ../nbs/07_3_classify.ipynb #scale-sizes
-SCALES = (1., 0.5, 0.25, 0.125)
+SCALES = (1.0, 0.5, 0.25, 0.125)
+
 
 def patch_side(model) -> int:
     "Patch size of a backbone in pixels; 1 for networks without patches."
     patch = getattr(getattr(getattr(model, 'network', model), 'patch_embed', None), 'patch_size', 1)
     return int(patch[0] if isinstance(patch, (tuple, list)) else patch)
 
-def scale_sizes(side:int, patch:int, scales:Sequence[float]=SCALES) -> list[int]:
-    "Input sizes in pixels by the paper's rule; two scales of small images may be the same size."
-    return [max(patch, int(side*s)//patch*patch) for s in scales]
 
-def features_at(model, tiles:Tiles, sizes:Sequence[int], crop_pct:float=0.875, **how) -> dict[int, Features]:
+def scale_sizes(side: int, patch: int, scales: Sequence[float] = SCALES) -> list[int]:
+    "Input sizes in pixels by the paper's rule; two scales of small images may be the same size."
+    return [max(patch, int(side * s) // patch * patch) for s in scales]
+
+
+def features_at(
+    model, tiles: Tiles, sizes: Sequence[int], crop_pct: float = 0.875, **how
+) -> dict[int, Features]:
     "Features at each input size, each computed once; `how` goes to `extract_features`."
-    return {size: extract_features(model, tiles, size, crop_pct=crop_pct, **how) for size in dict.fromkeys(sizes)}
+    return {
+        size: extract_features(model, tiles, size, crop_pct=crop_pct, **how)
+        for size in dict.fromkeys(sizes)
+    }
 
 # %% ../nbs/07_3_classify.ipynb #cross-scale
-def cross_scale(train_at:dict[int, Features], test_at:dict[int, Features], sizes:Sequence[int], how='knn', **options) -> np.ndarray:
+def cross_scale(
+    train_at: dict[int, Features],
+    test_at: dict[int, Features],
+    sizes: Sequence[int],
+    how='knn',
+    **options,
+) -> np.ndarray:
     "Which test tiles are right, `(S, S, N)` bool, with training tiles at scale i and test tiles at scale j."
     done, (_, truth, _) = {}, labelled(train_at[sizes[0]], test_at[sizes[0]])
     for a in dict.fromkeys(sizes):
-        for b in dict.fromkeys(sizes): done[a, b] = (classify(train_at[a], test_at[b], how, **options).scores.argmax(1) == truth).numpy()
+        for b in dict.fromkeys(sizes):
+            done[a, b] = (
+                classify(train_at[a], test_at[b], how, **options).scores.argmax(1) == truth
+            ).numpy()
     return np.array([[done[a, b] for b in sizes] for a in sizes])
 
-def scale_mean(right:np.ndarray, groups=None) -> Estimate:
+
+def scale_mean(right: np.ndarray, groups=None) -> Estimate:
     "The paper's number of `cross_scale`'s answer: the mean over scales, train and test at the same, with its interval over images."
     return bootstrap(right[range(len(right)), range(len(right))].mean(0), groups=groups, unit='%')
 
 # %% ../nbs/07_3_classify.ipynb #cross-scale-figure
-def scale_names(scales:Sequence[float], sizes:Sequence[int]) -> list[str]: return [f"{100*s:g} % ({n} px)" for s, n in zip(scales, sizes)]
+def scale_names(scales: Sequence[float], sizes: Sequence[int]) -> list[str]:
+    return [f'{100 * s:g} % ({n} px)' for s, n in zip(scales, sizes)]
 
-def cross_scale_table(right:np.ndarray, names:Sequence[str]) -> str:
+
+def cross_scale_table(right: np.ndarray, names: Sequence[str]) -> str:
     "Markdown: accuracy in percent, a row for each scale of the gallery, a column for each of the queries."
-    rows = [f"| {name} | {' | '.join(f'{100*v:.1f}' for v in row)} |" for name, row in zip(names, right.mean(2))]
-    return '\n'.join([f"| gallery \\\\ queries | {' | '.join(names)} |", '|---'*(len(names) + 1) + '|', *rows])
+    rows = [
+        f'| {name} | {" | ".join(f"{100 * v:.1f}" for v in row)} |'
+        for name, row in zip(names, right.mean(2))
+    ]
+    return '\n'.join(
+        [f'| gallery \\\\ queries | {" | ".join(names)} |', '|---' * (len(names) + 1) + '|', *rows]
+    )
 
-def cross_scale_figure(matrices:dict[str, np.ndarray], names:Sequence[str]):
+
+def cross_scale_figure(matrices: dict[str, np.ndarray], names: Sequence[str]):
     "A heat map of accuracy for each model's `cross_scale` answer, on one colour scale (matplotlib `Figure`)."
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(1.2 + 3.6*len(matrices), 3.9), layout='constrained')
-    axes, means = np.atleast_1d(fig.subplots(1, len(matrices), sharey=True)), {k: 100*v.mean(2) for k, v in matrices.items()}
+
+    fig = Figure(figsize=(1.2 + 3.6 * len(matrices), 3.9), layout='constrained')
+    axes, means = (
+        np.atleast_1d(fig.subplots(1, len(matrices), sharey=True)),
+        {k: 100 * v.mean(2) for k, v in matrices.items()},
+    )
     low, high = min(m.min() for m in means.values()), max(m.max() for m in means.values())
     for ax, (title, mean) in zip(axes, means.items()):
         drawn = ax.imshow(mean, vmin=low, vmax=high, cmap='viridis')
-        for (i, j), v in np.ndenumerate(mean): ax.text(j, i, f'{v:.0f}', ha='center', va='center', color='black' if v > (low + high)/2 else 'white')
-        ax.set(xticks=range(len(names)), yticks=range(len(names)), yticklabels=names, xlabel='queries', title=title)
+        for (i, j), v in np.ndenumerate(mean):
+            ax.text(
+                j,
+                i,
+                f'{v:.0f}',
+                ha='center',
+                va='center',
+                color='black' if v > (low + high) / 2 else 'white',
+            )
+        ax.set(
+            xticks=range(len(names)),
+            yticks=range(len(names)),
+            yticklabels=names,
+            xlabel='queries',
+            title=title,
+        )
         ax.set_xticklabels(names, rotation=30, ha='right')
     axes[0].set_ylabel('gallery')
     fig.colorbar(drawn, ax=list(axes), label='accuracy (%)')
     return fig
 
 # %% ../nbs/07_3_classify.ipynb #few-labels
-def few_labels(train:Features, test:Features, counts:Sequence[int]=(1, 5, 10, 50), seeds:int=5, how='logistic', **options) -> dict[int, list[Estimate]]:
+def few_labels(
+    train: Features,
+    test: Features,
+    counts: Sequence[int] = (1, 5, 10, 50),
+    seeds: int = 5,
+    how='logistic',
+    **options,
+) -> dict[int, list[Estimate]]:
     "Accuracies with n training tiles of each class, for each of `counts`, a list over `seeds` draws; `ValueError` where a class has fewer."
     y, truth, classes = labelled(train, test)
     fewest = min((int((y == k).sum()), classes[int(k)]) for k in y.unique())
-    if max(counts) > fewest[0]: raise ValueError(f"{max(counts)} tiles of each class wanted, but {fewest[1]!r} has {fewest[0]}; leave out counts above that")
+    if max(counts) > fewest[0]:
+        raise ValueError(
+            f'{max(counts)} tiles of each class wanted, but {fewest[1]!r} has {fewest[0]}; leave out counts above that'
+        )
     out = {n: [] for n in counts}
     for seed in range(seeds):
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
         for n in counts:
-            few = torch.cat([order[y[order] == k][:n] for k in y.unique()])                      # more labels: the same ones and others
+            few = torch.cat(
+                [order[y[order] == k][:n] for k in y.unique()]
+            )  # more labels: the same ones and others
             more = dict(options, k=min(20, n)) if how == 'knn' else options
-            out[n].append(accuracy(classify(train.subset(few), test, how, seed, **more).scores, truth))
+            out[n].append(
+                accuracy(classify(train.subset(few), test, how, seed, **more).scores, truth)
+            )
     return out
 
-def few_labels_figure(curves:dict[str, dict]):
+
+def few_labels_figure(curves: dict[str, dict]):
     "Mean accuracy against labels a class, with the range over draws, a line for each name (matplotlib `Figure`)."
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(7.4, 3.6), layout='constrained'); ax = fig.subplots()
+
+    fig = Figure(figsize=(7.4, 3.6), layout='constrained')
+    ax = fig.subplots()
     for name, curve in curves.items():
         spread = [over_seeds(v) for v in curve.values()]
-        line, = ax.plot(list(curve), [100*s.value for s in spread], 'o-', label=name)
-        ax.fill_between(list(curve), [100*s.low for s in spread], [100*s.high for s in spread], alpha=0.15, color=line.get_color(), lw=0)
-    ax.set(xscale='log', xticks=list(curve), xticklabels=[str(n) for n in curve], xlabel='labelled tiles a class', ylabel='accuracy (%)')
-    ax.minorticks_off(); ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
+        (line,) = ax.plot(list(curve), [100 * s.value for s in spread], 'o-', label=name)
+        ax.fill_between(
+            list(curve),
+            [100 * s.low for s in spread],
+            [100 * s.high for s in spread],
+            alpha=0.15,
+            color=line.get_color(),
+            lw=0,
+        )
+    ax.set(
+        xscale='log',
+        xticks=list(curve),
+        xticklabels=[str(n) for n in curve],
+        xlabel='labelled tiles a class',
+        ylabel='accuracy (%)',
+    )
+    ax.minorticks_off()
+    ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)
     return fig
 
 # %% ../nbs/07_3_classify.ipynb #calibration
 @dataclass
 class Calibration:
     "ECE with its interval, and for each bin of confidence: mean `confidence`, `accuracy` and `count` `(bins,)`."
+
     ece: Estimate
     confidence: np.ndarray
     accuracy: np.ndarray
     count: np.ndarray
 
-def bin_means(confidence, right, bins:int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    "Mean confidence, accuracy (NaN where empty) and count in `bins` equal bins of confidence over 0..1."
-    which = np.minimum((np.asarray(confidence)*bins).astype(int), bins - 1)
-    count, total, hits = (np.bincount(which, w, bins) for w in (None, confidence, right))
-    with np.errstate(invalid='ignore'): return total/count, hits/count, count
 
-def calibration(scores:torch.Tensor, labels:torch.Tensor, bins:int=15, groups=None) -> Calibration:
+def bin_means(confidence, right, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "Mean confidence, accuracy (NaN where empty) and count in `bins` equal bins of confidence over 0..1."
+    which = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
+    count, total, hits = (np.bincount(which, w, bins) for w in (None, confidence, right))
+    with np.errstate(invalid='ignore'):
+        return total / count, hits / count, count
+
+
+def calibration(
+    scores: torch.Tensor, labels: torch.Tensor, bins: int = 15, groups=None
+) -> Calibration:
     "Calibration of class probabilities `(N, C)` against `labels` `(N,)`."
     confidence, predicted = scores.max(1)
-    pairs = np.stack([confidence.double().cpu().numpy(), (predicted.cpu() == labels.cpu()).double().numpy()], 1)
-    def error(p): c, a, n = bin_means(p[:, 0], p[:, 1], bins); return float(np.nansum(abs(c - a)*n)/n.sum())
-    return Calibration(bootstrap(pairs, error, groups, unit='%'), *bin_means(pairs[:, 0], pairs[:, 1], bins))
+    pairs = np.stack(
+        [confidence.double().cpu().numpy(), (predicted.cpu() == labels.cpu()).double().numpy()], 1
+    )
+
+    def error(p):
+        c, a, n = bin_means(p[:, 0], p[:, 1], bins)
+        return float(np.nansum(abs(c - a) * n) / n.sum())
+
+    return Calibration(
+        bootstrap(pairs, error, groups, unit='%'), *bin_means(pairs[:, 0], pairs[:, 1], bins)
+    )
 
 # %% ../nbs/07_3_classify.ipynb #reliability-figure
-def reliability_figure(found:dict[str, Calibration]):
+def reliability_figure(found: dict[str, Calibration]):
     "Accuracy against confidence, a panel for each classifier; marks grow with the number of tiles, the diagonal is perfect (matplotlib `Figure`)."
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(0.6 + 2.9*len(found), 3.3), layout='constrained')
+
+    fig = Figure(figsize=(0.6 + 2.9 * len(found), 3.3), layout='constrained')
     axes = np.atleast_1d(fig.subplots(1, len(found), sharey=True))
     for ax, (name, c) in zip(axes, found.items()):
         ax.plot([0, 1], [0, 1], ':', color='grey')
         ax.plot(c.confidence, c.accuracy, '-', lw=0.8, color='C0')
-        ax.scatter(c.confidence, c.accuracy, s=8 + 150*c.count/c.count.sum(), color='C0')
-        ax.set(xlabel='confidence', xlim=(0, 1.02), ylim=(-0.02, 1.02), title=f"{name}\nECE {100*c.ece.value:.1f} %")
+        ax.scatter(c.confidence, c.accuracy, s=8 + 150 * c.count / c.count.sum(), color='C0')
+        ax.set(
+            xlabel='confidence',
+            xlim=(0, 1.02),
+            ylim=(-0.02, 1.02),
+            title=f'{name}\nECE {100 * c.ece.value:.1f} %',
+        )
     axes[0].set_ylabel('share that is right')
     return fig
 
 # %% ../nbs/07_3_classify.ipynb #confusion
-def confusion(scores:torch.Tensor, labels:torch.Tensor, num_classes:int) -> np.ndarray:
+def confusion(scores: torch.Tensor, labels: torch.Tensor, num_classes: int) -> np.ndarray:
     "Counts `(C, C)`: rows are the truth, columns what was predicted."
     from sklearn.metrics import confusion_matrix
+
     return confusion_matrix(labels.cpu(), scores.argmax(1).cpu(), labels=range(num_classes))
 
-def worst_pairs(matrix:np.ndarray, most:int=3) -> list[tuple[int, int, int]]:
-    "`(truth, predicted, count)` of the most frequent confusions, most frequent first."
-    off = matrix*(1 - np.eye(len(matrix), dtype=int))
-    order = np.argsort(-off, axis=None, kind='stable')[:most]
-    return [(int(i), int(j), int(off[i, j])) for i, j in zip(*np.unravel_index(order, off.shape)) if off[i, j]]
 
-def confusion_figure(matrix:np.ndarray, classes:Sequence[str]):
+def worst_pairs(matrix: np.ndarray, most: int = 3) -> list[tuple[int, int, int]]:
+    "`(truth, predicted, count)` of the most frequent confusions, most frequent first."
+    off = matrix * (1 - np.eye(len(matrix), dtype=int))
+    order = np.argsort(-off, axis=None, kind='stable')[:most]
+    return [
+        (int(i), int(j), int(off[i, j]))
+        for i, j in zip(*np.unravel_index(order, off.shape))
+        if off[i, j]
+    ]
+
+
+def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
     "The confusion matrix as shares of each true class, in percent (matplotlib `Figure`)."
     from matplotlib.figure import Figure
-    n, rate = len(classes), 100*matrix/np.maximum(matrix.sum(1, keepdims=True), 1)
-    fig = Figure(figsize=(2.6 + 0.36*n, 1.8 + 0.36*n), layout='constrained'); ax = fig.subplots()
+
+    n, rate = len(classes), 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    fig = Figure(figsize=(2.6 + 0.36 * n, 1.8 + 0.36 * n), layout='constrained')
+    ax = fig.subplots()
     drawn = ax.imshow(rate, cmap='Blues', vmin=0, vmax=100)
     for (i, j), v in np.ndenumerate(rate):
-        if v: ax.text(j, i, f'{v:.0f}', ha='center', va='center', fontsize=7, color='white' if v > 55 else 'black')
-    ax.set(xticks=range(n), yticks=range(n), yticklabels=classes, xlabel='predicted', ylabel='truth')
+        if v:
+            ax.text(
+                j,
+                i,
+                f'{v:.0f}',
+                ha='center',
+                va='center',
+                fontsize=7,
+                color='white' if v > 55 else 'black',
+            )
+    ax.set(
+        xticks=range(n), yticks=range(n), yticklabels=classes, xlabel='predicted', ylabel='truth'
+    )
     ax.set_xticklabels(classes, rotation=45, ha='right')
     fig.colorbar(drawn, ax=ax, shrink=0.7, label='% of the class')
     return fig
 
 # %% ../nbs/07_3_classify.ipynb #worst-pairs-figure
-def worst_pairs_figure(tiles:Tiles, scores:torch.Tensor, labels:torch.Tensor, classes:Sequence[str], most:int=3, pictures:int=4):
+def worst_pairs_figure(
+    tiles: Tiles,
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+    classes: Sequence[str],
+    most: int = 3,
+    pictures: int = 4,
+):
     "The most frequent confusions as pictures: for each the tiles that were wrong with most confidence (matplotlib `Figure`); None without confusions."
     from matplotlib.figure import Figure
-    pairs, (confidence, predicted) = worst_pairs(confusion(scores, labels, len(classes)), most), scores.max(1)
-    if not pairs: return None
-    fig = Figure(figsize=(1.9*pictures, 2.3*len(pairs)), layout='constrained')
+
+    pairs, (confidence, predicted) = (
+        worst_pairs(confusion(scores, labels, len(classes)), most),
+        scores.max(1),
+    )
+    if not pairs:
+        return None
+    fig = Figure(figsize=(1.9 * pictures, 2.3 * len(pairs)), layout='constrained')
     for part, (i, j, count) in zip(np.atleast_1d(fig.subfigures(len(pairs), 1)), pairs):
-        part.suptitle(f"{classes[i]} taken for {classes[j]}: {count} of {int((labels == i).sum())}", x=0.01, ha='left', fontsize=9)
+        part.suptitle(
+            f'{classes[i]} taken for {classes[j]}: {count} of {int((labels == i).sum())}',
+            x=0.01,
+            ha='left',
+            fontsize=9,
+        )
         wrong = ((labels == i) & (predicted == j)).nonzero()[:, 0]
         wrong = wrong[confidence[wrong].argsort(descending=True)][:pictures].tolist()
-        for ax, at in zip(part.subplots(1, pictures), wrong + [None]*pictures):
+        for ax, at in zip(part.subplots(1, pictures), wrong + [None] * pictures):
             ax.axis('off')
-            if at is None: continue
+            if at is None:
+                continue
             tile = tiles[at]
             ax.imshow(tile.image.permute(1, 2, 0).numpy())
-            ax.set_title(f"{confidence[at]:.2f}" + (f", {tile.gsd:.2g} m/px" if tile.gsd else ''), fontsize=8)
+            ax.set_title(
+                f'{confidence[at]:.2f}' + (f', {tile.gsd:.2g} m/px' if tile.gsd else ''), fontsize=8
+            )
     return fig
 
 # %% ../nbs/07_3_classify.ipynb #neighbour-shares
-def neighbour_shares(f:Features, k:int=5) -> np.ndarray:
+def neighbour_shares(f: Features, k: int = 5) -> np.ndarray:
     "For each tile the share of its `k` nearest other tiles (by cosine of the CLS feature) that are of its class `(N,)`."
     check_features(f, 'retrieval')
-    if not 1 <= k < len(f): raise ValueError(f"k={k} neighbours of {len(f)} tiles; k must be from 1 to {len(f) - 1}")
+    if not 1 <= k < len(f):
+        raise ValueError(f'k={k} neighbours of {len(f)} tiles; k must be from 1 to {len(f) - 1}')
     _, found = nearest(f.cls, f.cls, k + 1)
-    others = torch.stack([row[row != i][:k] for i, row in enumerate(found)])                         # not itself
+    others = torch.stack([row[row != i][:k] for i, row in enumerate(found)])  # not itself
     return (f.labels[others] == f.labels[:, None]).double().mean(1).numpy()

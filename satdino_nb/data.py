@@ -35,525 +35,872 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 import satdino_nb
-from .gsd import check_gsd, crop_gsd, draw_scale_bar, file_gsd, footprint, mean_gsd, open_raster, transform_gsd
+from satdino_nb.gsd import (
+    check_gsd,
+    crop_gsd,
+    draw_scale_bar,
+    file_gsd,
+    footprint,
+    mean_gsd,
+    open_raster,
+    transform_gsd,
+)
 
 # %% ../nbs/02_data.ipynb #imagereaderror
 class ImageReadError(ValueError):
     "An image file could not be read; the message names the file."
 
-if limit := os.environ.get('SATDINO_MAX_PIXELS'): Image.MAX_IMAGE_PIXELS = int(limit)
 
-def read_image(path, box:tuple|None=None) -> torch.Tensor:
+if limit := os.environ.get('SATDINO_MAX_PIXELS'):
+    Image.MAX_IMAGE_PIXELS = int(limit)
+
+
+def read_image(path, box: tuple | None = None) -> torch.Tensor:
     "The image at `path`, or its `box` (top, left, height, width), as RGB `uint8 (3, H, W)`; `ImageReadError` naming the file if it cannot be decoded."
     return decode(path, box)[0]
 
-def decode(path, box:tuple|None=None, views:dict|None=None) -> tuple[torch.Tensor, tuple]:
+
+def decode(path, box: tuple | None = None, views: dict | None = None) -> tuple[torch.Tensor, tuple]:
     "`(image uint8 (3, h, w), (H, W) in the file)`: a JPEG is decoded at a half, quarter or eighth where all `views` (as `audit` takes them) still shrink it."
     try:
         with Image.open(path) as image:
             hw = image.height, image.width
             if image.mode.startswith(('I', 'F')):
-                raise ImageReadError(f"{path}: {image.mode} pixels (16-bit or float); read it with geotiff_tiles, which stretches it to 8 bits")
-            if box is not None: image, hw = image.crop((box[1], box[0], box[1] + box[3], box[0] + box[2])), tuple(box[2:])
-            elif views and (r := reduction(hw, views)) > 1: image.draft('RGB', (hw[1]//r, hw[0]//r))
+                raise ImageReadError(
+                    f'{path}: {image.mode} pixels (16-bit or float); read it with geotiff_tiles, which stretches it to 8 bits'
+                )
+            if box is not None:
+                image, hw = (
+                    image.crop((box[1], box[0], box[1] + box[3], box[0] + box[2])),
+                    tuple(box[2:]),
+                )
+            elif views and (r := reduction(hw, views)) > 1:
+                image.draft('RGB', (hw[1] // r, hw[0] // r))
             return torch.from_numpy(np.array(image.convert('RGB'))).permute(2, 0, 1), hw
-    except FileNotFoundError: raise
-    except PermissionError as e: raise ImageReadError(f"{path}: no permission to read it") from e
+    except FileNotFoundError:
+        raise
+    except PermissionError as e:
+        raise ImageReadError(f'{path}: no permission to read it') from e
     except Image.DecompressionBombError as e:
-        raise ImageReadError(f"{path}: more pixels than the limit ({e}); if you trust the file, set SATDINO_MAX_PIXELS "
-                             "in the environment, or cut it into windows with geotiff_tiles") from e
-    except ImageReadError: raise
+        raise ImageReadError(
+            f'{path}: more pixels than the limit ({e}); if you trust the file, set SATDINO_MAX_PIXELS '
+            'in the environment, or cut it into windows with geotiff_tiles'
+        ) from e
+    except ImageReadError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError) as e:
-        raise ImageReadError(f"{path}: not a readable image ({e}); replace or remove the file") from e
+        raise ImageReadError(
+            f'{path}: not a readable image ({e}); replace or remove the file'
+        ) from e
 
 # %% ../nbs/02_data.ipynb #reduction
-def reduction(hw:tuple, views:dict, ratio:float=3/4) -> int:
+def reduction(hw: tuple, views: dict, ratio: float = 3 / 4) -> int:
     "By how much, 1, 2, 4 or 8, an image of `hw` can be decoded smaller so that every crop of aspect `ratio` or more still has the pixels of its view."
-    sides = [math.sqrt(scale[0]*hw[0]*hw[1]*ratio)/size for scale, size in views.values()]
+    sides = [math.sqrt(scale[0] * hw[0] * hw[1] * ratio) / size for scale, size in views.values()]
     return max(r for r in (1, 2, 4, 8) if r == 1 or r <= min(sides))
 
 # %% ../nbs/02_data.ipynb #tile
 @dataclass
 class Tile:
     "A picture with its ground sample distance (metres per pixel or None), class index or None, file, and box in that file."
-    image: torch.Tensor                 # uint8 (C, H, W)
-    gsd: float | None = None            # of these pixels
+
+    image: torch.Tensor  # uint8 (C, H, W)
+    gsd: float | None = None  # of these pixels
     label: int | None = None
     path: str = ''
-    box: tuple | None = None            # (top, left, height, width) in the file's pixels
-    nominal_gsd: float | None = None    # of the sensor, where it differs
+    box: tuple | None = None  # (top, left, height, width) in the file's pixels
+    nominal_gsd: float | None = None  # of the sensor, where it differs
 
 # %% ../nbs/02_data.ipynb #check-weights
-def check_weights(weights:Sequence, paths:Sequence) -> list:
+def check_weights(weights: Sequence, paths: Sequence) -> list:
     "How often tiles are drawn in training, relative to each other, as floats; None for all of them where none has a weight. `ValueError` naming the file."
-    if all(w is None for w in weights): return list(weights)
+    if all(w is None for w in weights):
+        return list(weights)
     for w, path in zip(weights, paths):
-        if w is None: raise ValueError(f"{path}: no weight, but other images have one; give every image a weight or none")
-        try: fine = 0 <= float(w) < math.inf
-        except (TypeError, ValueError): fine = False
-        if not fine: raise ValueError(f"{path}: weight {w!r}; it must be a number, 0 or more")
+        if w is None:
+            raise ValueError(
+                f'{path}: no weight, but other images have one; give every image a weight or none'
+            )
+        try:
+            fine = 0 <= float(w) < math.inf
+        except (TypeError, ValueError):
+            fine = False
+        if not fine:
+            raise ValueError(f'{path}: weight {w!r}; it must be a number, 0 or more')
     return [float(w) for w in weights]
 
 # %% ../nbs/02_data.ipynb #tiles
-COLUMNS = dict(path='paths', gsd='gsds', label='labels', box='boxes', nominal_gsd='nominal_gsds',
-               place='places', time='times', mask='masks', weight='weights')
+COLUMNS = dict(
+    path='paths',
+    gsd='gsds',
+    label='labels',
+    box='boxes',
+    nominal_gsd='nominal_gsds',
+    place='places',
+    time='times',
+    mask='masks',
+    weight='weights',
+)
+
 
 class Tiles(Dataset):
     "Map-style data set of `Tile`s: lists of equal length (`COLUMNS`), the class names, and a `size` (h, w) to resize to, or None."
+
     columns = tuple(COLUMNS.values())
-    threads = True # several may read at a time
-    def __init__(self, paths:Sequence, gsds:Sequence, labels:Sequence|None=None, classes:Sequence[str]=(), size:tuple|None=None, **more):
-        n, self.classes, self.size, self.left_out, self.views = len(paths), tuple(classes), size, 0, None
+    threads = True  # several may read at a time
+
+    def __init__(
+        self,
+        paths: Sequence,
+        gsds: Sequence,
+        labels: Sequence | None = None,
+        classes: Sequence[str] = (),
+        size: tuple | None = None,
+        **more,
+    ):
+        n, self.classes, self.size, self.left_out, self.views = (
+            len(paths),
+            tuple(classes),
+            size,
+            0,
+            None,
+        )
         values = dict(paths=map(str, paths), gsds=gsds, labels=labels, **more)
         for name in self.columns:
-            setattr(self, name, [None]*n if values.get(name) is None else list(values[name]))
-            if (m := len(getattr(self, name))) != n: raise ValueError(f"{m} {name} for {n} images")
-        self.gsds = [None if g is None else check_gsd(g, f"GSD of {p}") for p, g in zip(self.paths, self.gsds)]
+            setattr(self, name, [None] * n if values.get(name) is None else list(values[name]))
+            if (m := len(getattr(self, name))) != n:
+                raise ValueError(f'{m} {name} for {n} images')
+        self.gsds = [
+            None if g is None else check_gsd(g, f'GSD of {p}')
+            for p, g in zip(self.paths, self.gsds)
+        ]
         self.weights = check_weights(self.weights, self.paths)
 
-    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+    def pixels(self, i: int) -> tuple[torch.Tensor, tuple]:
         "Tile `i` as uint8 (3, h, w), and the (H, W) that its GSD is meant for: larger where it was decoded at a reduced scale."
         image, hw = decode(self.paths[i], self.boxes[i], self.views)
         return (image, hw) if self.size is None else (resized(image, self.size), self.size)
-    def image(self, i:int) -> torch.Tensor: return self.pixels(i)[0]
+
+    def image(self, i: int) -> torch.Tensor:
+        return self.pixels(i)[0]
+
     def __getitem__(self, i) -> Tile:
         image, hw = self.pixels(i)
-        gsd = self.gsds[i] if self.gsds[i] is None or tuple(image.shape[1:]) == tuple(hw) else crop_gsd(self.gsds[i], hw, image.shape[1:])
+        gsd = (
+            self.gsds[i]
+            if self.gsds[i] is None or tuple(image.shape[1:]) == tuple(hw)
+            else crop_gsd(self.gsds[i], hw, image.shape[1:])
+        )
         return Tile(image, gsd, self.labels[i], self.paths[i], self.boxes[i], self.nominal_gsds[i])
-    def __len__(self): return len(self.paths)
-    def __repr__(self): 
-        left_out = f", {self.left_out} left out" if self.left_out else ''
-        return f"{type(self).__name__}({len(self)} images, {len(self.classes)} classes{left_out})"
-    def subset(self, indices:Iterable[int]) -> 'Tiles':
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __repr__(self):
+        left_out = f', {self.left_out} left out' if self.left_out else ''
+        return f'{type(self).__name__}({len(self)} images, {len(self.classes)} classes{left_out})'
+
+    def subset(self, indices: Iterable[int]) -> 'Tiles':
         "The tiles at `indices`, in that order."
         other, indices = copy.copy(self), [int(j) for j in indices]
-        for name in self.columns: setattr(other, name, [getattr(self, name)[j] for j in indices])
+        for name in self.columns:
+            setattr(other, name, [getattr(self, name)[j] for j in indices])
         return other
 
 # %% ../nbs/02_data.ipynb #resized
-def resized(image:torch.Tensor, size:tuple|None) -> torch.Tensor:
+def resized(image: torch.Tensor, size: tuple | None) -> torch.Tensor:
     "`image` uint8 (3, H, W) resized to `size` (h, w), bicubic with antialiasing; unchanged for None."
-    if size is None or tuple(image.shape[-2:]) == tuple(size): return image
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((size[1], size[0]), Image.Resampling.BICUBIC)
+    if size is None or tuple(image.shape[-2:]) == tuple(size):
+        return image
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy()).resize(
+        (size[1], size[0]), Image.Resampling.BICUBIC
+    )
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 # %% ../nbs/02_data.ipynb #complain
-def complain(problems:Sequence[str], n:int, what:str, on_error:str='stop', error:type=ValueError) -> None:
+def complain(
+    problems: Sequence[str], n: int, what: str, on_error: str = 'stop', error: type = ValueError
+) -> None:
     "Raise `error` with the list of problems among `n` items ('stop'), or warn with it ('skip'); the first twenty are named."
-    if on_error not in ('stop', 'skip'): raise ValueError(f"on_error must be 'stop' or 'skip', got {on_error!r}")
-    if not problems: return
-    more = [] if len(problems) <= 20 else [f"... and {len(problems) - 20} more"]
-    lines = '\n'.join([f"{len(problems)} of {n} {what}:", *problems[:20], *more])
-    if on_error == 'stop': raise error(lines + "\n(on_error='skip' goes on without them)")
-    warnings.warn(f"left out {lines}", stacklevel=3)
+    if on_error not in ('stop', 'skip'):
+        raise ValueError(f"on_error must be 'stop' or 'skip', got {on_error!r}")
+    if not problems:
+        return
+    more = [] if len(problems) <= 20 else [f'... and {len(problems) - 20} more']
+    lines = '\n'.join([f'{len(problems)} of {n} {what}:', *problems[:20], *more])
+    if on_error == 'stop':
+        raise error(lines + "\n(on_error='skip' goes on without them)")
+    warnings.warn(f'left out {lines}', stacklevel=3)
 
-def gather(rows:Sequence[dict], classes:Sequence[str], on_error:str, source, make:Callable=Tiles) -> Tiles:
+
+def gather(
+    rows: Sequence[dict], classes: Sequence[str], on_error: str, source, make: Callable = Tiles
+) -> Tiles:
     "Tiles from `rows` with keys `path`, `gsd`, `label`, ... (or a `problem`), in order; bad rows stop it or are left out."
     for row in rows:
         if row.get('gsd') is not None and 'problem' not in row:
-            try: row['gsd'] = check_gsd(row['gsd'], f"{row['path']}: its GSD")
-            except ValueError as e: row['problem'] = str(e)
-    problems, good = [r['problem'] for r in rows if 'problem' in r], [r for r in rows if 'problem' not in r]
-    complain(problems, len(rows), f"entries of {source} cannot be used", on_error)
-    if not good: raise ValueError(f"{source}: no usable image is left")
-    tiles = make(**{plural: [r.get(one) for r in good] for one, plural in COLUMNS.items()}, classes=classes)
+            try:
+                row['gsd'] = check_gsd(row['gsd'], f'{row["path"]}: its GSD')
+            except ValueError as e:
+                row['problem'] = str(e)
+    problems, good = (
+        [r['problem'] for r in rows if 'problem' in r],
+        [r for r in rows if 'problem' not in r],
+    )
+    complain(problems, len(rows), f'entries of {source} cannot be used', on_error)
+    if not good:
+        raise ValueError(f'{source}: no usable image is left')
+    tiles = make(
+        **{plural: [r.get(one) for r in good] for one, plural in COLUMNS.items()}, classes=classes
+    )
     tiles.left_out = len(problems)
     return tiles
 
 # %% ../nbs/02_data.ipynb #check-images
-def check_images(tiles:Tiles, on_error:str='stop', workers:int=2, smallest:int=1) -> Tiles:
+def check_images(
+    tiles: Tiles, on_error: str = 'stop', workers: int = 2, smallest: int = 1
+) -> Tiles:
     "Decode every tile once; the tiles that can be read and are `smallest` pixels wide and high. `ImageReadError` lists the others, or they are left out ('skip')."
+
     def problem(i):
-        try: h, w = tiles.image(i).shape[1:]
-        except (ImageReadError, OSError) as e: return str(e)
-        if min(h, w) < smallest: return f"{tiles.paths[i]}: {h} x {w} pixels, but {smallest} are needed both ways"
+        try:
+            h, w = tiles.image(i).shape[1:]
+        except (ImageReadError, OSError) as e:
+            return str(e)
+        if min(h, w) < smallest:
+            return f'{tiles.paths[i]}: {h} x {w} pixels, but {smallest} are needed both ways'
+
     with ThreadPoolExecutor(workers if tiles.threads else 1) as pool:
-        found = list(tqdm(pool.map(problem, range(len(tiles))), 'checking images', len(tiles), leave=False))
-    complain([e for e in found if e], len(tiles), "images cannot be used", on_error, ImageReadError)
-    if not any(found): return tiles
+        found = list(
+            tqdm(pool.map(problem, range(len(tiles))), 'checking images', len(tiles), leave=False)
+        )
+    complain([e for e in found if e], len(tiles), 'images cannot be used', on_error, ImageReadError)
+    if not any(found):
+        return tiles
     good = tiles.subset(i for i, e in enumerate(found) if not e)
     good.left_out += len(tiles) - len(good)
-    if not len(good): raise ImageReadError(f"none of the {len(tiles)} images can be used")
+    if not len(good):
+        raise ImageReadError(f'none of the {len(tiles)} images can be used')
     return good
 
 # %% ../nbs/02_data.ipynb #walk
 IMAGE_SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'})
 RASTER_SUFFIXES = frozenset({'.tif', '.tiff', '.jp2', '.vrt', '.png'})
 
-def walk(folder, suffixes:frozenset=IMAGE_SUFFIXES) -> tuple[list[Path], dict, list, list]:
+
+def walk(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path], dict, list, list]:
     "`(files with one of suffixes, counts of other endings, folders that cannot be opened, links to folders)` below `folder`; hidden names are passed over, links not followed."
     files, others, closed, links = [], Counter(), [], []
-    for top, folders, names in os.walk(folder, onerror=lambda e: closed.append(f"{e.filename}: {e.strerror}")):
+    for top, folders, names in os.walk(
+        folder, onerror=lambda e: closed.append(f'{e.filename}: {e.strerror}')
+    ):
         folders[:] = [f for f in folders if not f.startswith('.')]
-        links += [str(Path(top)/f) for f in folders if (Path(top)/f).is_symlink()]
-        for path in (Path(top)/n for n in names if not n.startswith('.')):
-            if path.suffix.lower() in suffixes: files.append(path)
-            else: others[path.suffix.lower() or path.name] += 1
+        links += [str(Path(top) / f) for f in folders if (Path(top) / f).is_symlink()]
+        for path in (Path(top) / n for n in names if not n.startswith('.')):
+            if path.suffix.lower() in suffixes:
+                files.append(path)
+            else:
+                others[path.suffix.lower() or path.name] += 1
     return sorted(files), dict(others.most_common()), closed, links
 
-def files_below(folder, suffixes:frozenset=IMAGE_SUFFIXES) -> tuple[list[Path], list[str]]:
+
+def files_below(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path], list[str]]:
     "`(files, folders that cannot be opened)` below `folder`, as `walk` finds them."
     files, _, closed, _ = walk(folder, suffixes)
     return files, closed
 
-def same_but_case(names:Iterable[str]) -> list[list]:
+
+def same_but_case(names: Iterable[str]) -> list[list]:
     "Groups of names that differ only in case or in surrounding blanks."
     groups = {}
-    for name in sorted(set(names)): groups.setdefault(name.strip().casefold(), []).append(name)
+    for name in sorted(set(names)):
+        groups.setdefault(name.strip().casefold(), []).append(name)
     return [g for g in groups.values() if len(g) > 1]
 
-def check_classes(classes:Iterable[str], source) -> None:
+
+def check_classes(classes: Iterable[str], source) -> None:
     "`ValueError` if two class names differ only in case or in surrounding blanks."
     for group in same_but_case(classes):
-        raise ValueError(f"{source}: classes {' and '.join(map(repr, group))} differ only in case or blanks; rename one, or merge them")
+        raise ValueError(
+            f'{source}: classes {" and ".join(map(repr, group))} differ only in case or blanks; rename one, or merge them'
+        )
 
 # %% ../nbs/02_data.ipynb #listed
-def listed(path, suffixes:frozenset=IMAGE_SUFFIXES) -> tuple[list[dict], tuple]:
+def listed(path, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[dict], tuple]:
     "`(rows, classes)` of an image folder: rows with `path` and `label` (None in a flat folder), or with a `problem`."
     path = Path(path)
-    if not path.is_dir(): raise FileNotFoundError(f"{path}: no such folder of images")
+    if not path.is_dir():
+        raise FileNotFoundError(f'{path}: no such folder of images')
     inside = [p for p in sorted(path.iterdir()) if not p.name.startswith('.')]
     loose = [p for p in inside if p.suffix.lower() in suffixes and not p.is_dir()]
     below = {p.name: files_below(p, suffixes) for p in inside if p.is_dir()}
-    classes, problems = [c for c, (files, _) in below.items() if files], [p for _, bad in below.values() for p in bad]
+    classes, problems = (
+        [c for c, (files, _) in below.items() if files],
+        [p for _, bad in below.values() for p in bad],
+    )
     if loose and classes:
-        raise ValueError(f"{path}: holds both images ({loose[0].name}, ...) and class folders ({', '.join(classes[:3])}, ...);"
-                         " move the images into a class folder or elsewhere")
+        raise ValueError(
+            f'{path}: holds both images ({loose[0].name}, ...) and class folders ({", ".join(classes[:3])}, ...);'
+            ' move the images into a class folder or elsewhere'
+        )
     if not loose and not classes and not problems:
-        raise ValueError(f"{path}: no images in it or in its subfolders ({', '.join(sorted(suffixes))})")
+        raise ValueError(
+            f'{path}: no images in it or in its subfolders ({", ".join(sorted(suffixes))})'
+        )
     check_classes(classes, path)
-    rows = [dict(path=f) for f in loose] + [dict(path=f, label=k) for k, c in enumerate(classes) for f in below[c][0]]
+    rows = [dict(path=f) for f in loose] + [
+        dict(path=f, label=k) for k, c in enumerate(classes) for f in below[c][0]
+    ]
     return rows + [dict(path=p, problem=p) for p in problems], tuple(classes)
 
 # %% ../nbs/02_data.ipynb #folder-tiles
-def folder_tiles(path,                         # a folder of images, or of one subfolder for each class
-                 gsd:float|Callable|None=None, # metres per pixel: one number, a function of the path, or None
-                 on_error:str='stop',          # 'stop' with a list of what is wrong, or 'skip' it
-                ) -> Tiles:
+def folder_tiles(
+    path,  # a folder of images, or of one subfolder for each class
+    gsd: float
+    | Callable
+    | None = None,  # metres per pixel: one number, a function of the path, or None
+    on_error: str = 'stop',  # 'stop' with a list of what is wrong, or 'skip' it
+) -> Tiles:
     "Tiles of an image folder; errors name the folder when it is missing, empty or mixes the two layouts."
-    if gsd is not None and not callable(gsd): gsd = check_gsd(gsd)
+    if gsd is not None and not callable(gsd):
+        gsd = check_gsd(gsd)
     rows, classes = listed(path)
     for row in rows:
-        try: row['gsd'] = gsd(row['path']) if callable(gsd) and 'problem' not in row else gsd
-        except (ValueError, OSError, LookupError) as e: row['problem'] = f"{row['path']}: its GSD could not be told ({e})"
+        try:
+            row['gsd'] = gsd(row['path']) if callable(gsd) and 'problem' not in row else gsd
+        except (ValueError, OSError, LookupError) as e:
+            row['problem'] = f'{row["path"]}: its GSD could not be told ({e})'
     return gather(rows, classes, on_error, path)
 
 # %% ../nbs/02_data.ipynb #read-table
 def read_table(path) -> list[dict]:
     "The rows of a CSV or Parquet file as dictionaries; empty cells are left out."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"{path}: no such table")
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such table')
     if path.suffix.lower() == '.parquet':
-        try: import pyarrow.parquet
-        except ImportError as e: raise ImportError("Parquet tables need pyarrow: pip install 'satdino_nb[tables]'") from e
-        try: rows = pyarrow.parquet.read_table(path).to_pylist()
-        except pyarrow.ArrowException as e: raise ValueError(f"{path}: not a readable Parquet table ({e})") from e
+        try:
+            import pyarrow.parquet
+        except ImportError as e:
+            raise ImportError(
+                "Parquet tables need pyarrow: pip install 'satdino_nb[tables]'"
+            ) from e
+        try:
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException as e:
+            raise ValueError(f'{path}: not a readable Parquet table ({e})') from e
     else:
         try:
-            with open(path, newline='', encoding='utf-8-sig') as f: rows = list(csv.DictReader(f))
-        except (UnicodeDecodeError, csv.Error) as e: raise ValueError(f"{path}: not a readable CSV table in UTF-8 ({e})") from e
-    return [{k: v for k, v in row.items() if v is not None and v != '' and v == v} for row in rows] # v != v for NaN
+            with open(path, newline='', encoding='utf-8-sig') as f:
+                rows = list(csv.DictReader(f))
+        except (UnicodeDecodeError, csv.Error) as e:
+            raise ValueError(f'{path}: not a readable CSV table in UTF-8 ({e})') from e
+    return [
+        {k: v for k, v in row.items() if v is not None and v != '' and v == v} for row in rows
+    ]  # v != v for NaN
 
 # %% ../nbs/02_data.ipynb #table-row
-def table_row(row:dict, folder:Path, classes:list) -> dict:
+def table_row(row: dict, folder: Path, classes: list) -> dict:
     "What `gather` needs of one row of a table."
     known = {k: row[k] for k in ('gsd', 'place', 'time', 'nominal_gsd', 'weight') if k in row}
-    if 'class' in row: known['label'] = classes.index(str(row['class']))
-    if 'mask' in row: known['mask'] = str(folder/row['mask'])
-    out = dict(path=folder/str(row.get('file', '')), **known)
-    if not out['path'].is_file(): out['problem'] = f"{row['file']}: no such file" if 'file' in row else f"a row without a file: {row}"
-    try: out['box'] = tuple(int(row[k]) for k in ('top', 'left', 'height', 'width')) if 'top' in row else None
-    except (KeyError, ValueError): out['problem'] = f"{row.get('file')}: its box needs whole numbers top, left, height, width"
+    if 'class' in row:
+        known['label'] = classes.index(str(row['class']))
+    if 'mask' in row:
+        known['mask'] = str(folder / row['mask'])
+    out = dict(path=folder / str(row.get('file', '')), **known)
+    if not out['path'].is_file():
+        out['problem'] = (
+            f'{row["file"]}: no such file' if 'file' in row else f'a row without a file: {row}'
+        )
+    try:
+        out['box'] = (
+            tuple(int(row[k]) for k in ('top', 'left', 'height', 'width')) if 'top' in row else None
+        )
+    except (KeyError, ValueError):
+        out['problem'] = f'{row.get("file")}: its box needs whole numbers top, left, height, width'
     return out
 
 # %% ../nbs/02_data.ipynb #table-tiles
-def table_tiles(path, split:str|None=None, on_error:str='stop') -> Tiles:
+def table_tiles(path, split: str | None = None, on_error: str = 'stop') -> Tiles:
     "Tiles of a CSV or Parquet index with a column `file` and, if present, `gsd` (metres per pixel), `class`, ...; one `split` or all."
     path, rows = Path(path), read_table(path)
-    if not any('file' in r for r in rows): raise ValueError(f"{path}: needs a column 'file' with the path of each image, and a row for each")
+    if not any('file' in r for r in rows):
+        raise ValueError(
+            f"{path}: needs a column 'file' with the path of each image, and a row for each"
+        )
     classes = sorted({str(r['class']) for r in rows if 'class' in r})
     check_classes(classes, path)
     if split is not None:
         splits = sorted({str(r['split']) for r in rows if 'split' in r})
         rows = [r for r in rows if r.get('split') == split]
-        if not rows: raise ValueError(f"{path}: no row has split {split!r}; there are {', '.join(splits) or 'none'}")
+        if not rows:
+            raise ValueError(
+                f'{path}: no row has split {split!r}; there are {", ".join(splits) or "none"}'
+            )
     return gather([table_row(r, path.parent, classes) for r in rows], classes, on_error, path)
 
 # %% ../nbs/02_data.ipynb #rgb-bands
 def rgb_bands(src) -> tuple:
     "The three band numbers of an open raster to show as red, green, blue."
     names = [c.name for c in src.colorinterp]
-    if 'palette' in names: raise ValueError("its colours are a palette; expand it first (gdal_translate -expand rgb)")
-    if {'red', 'green', 'blue'} <= set(names): return tuple(names.index(c) + 1 for c in ('red', 'green', 'blue'))
+    if 'palette' in names:
+        raise ValueError('its colours are a palette; expand it first (gdal_translate -expand rgb)')
+    if {'red', 'green', 'blue'} <= set(names):
+        return tuple(names.index(c) + 1 for c in ('red', 'green', 'blue'))
     return (1, 2, 3) if src.count >= 3 else (1, 1, 1)
 
-def read_window(src, bands:tuple, box:tuple|None=None, out_hw:tuple|None=None) -> tuple[np.ndarray, np.ndarray]:
+
+def read_window(
+    src, bands: tuple, box: tuple | None = None, out_hw: tuple | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     "`(values (C, H, W), valid (H, W))` of an open raster or of a `box` of it; `out_hw` takes that many pixels of a regular grid."
     window = None if box is None else ((box[0], box[0] + box[2]), (box[1], box[1] + box[3]))
-    values = src.read(bands, window=window, out_shape=None if out_hw is None else (len(bands), *out_hw))
+    values = src.read(
+        bands, window=window, out_shape=None if out_hw is None else (len(bands), *out_hw)
+    )
     valid = src.read_masks(bands, window=window, out_shape=values.shape).all(0)
-    if values.dtype.kind == 'f': valid &= np.isfinite(values).all(0)
+    if values.dtype.kind == 'f':
+        valid &= np.isfinite(values).all(0)
     return values, valid
 
 # %% ../nbs/02_data.ipynb #grid-hw
-def grid_hw(hw:tuple, most:int) -> tuple:
+def grid_hw(hw: tuple, most: int) -> tuple:
     "`hw` divided by the whole number that brings it to about `most` pixels or fewer."
-    step = max(1, math.ceil(math.sqrt(hw[0]*hw[1]/most)))
-    return tuple(max(1, n//step) for n in hw)
+    step = max(1, math.ceil(math.sqrt(hw[0] * hw[1] / most)))
+    return tuple(max(1, n // step) for n in hw)
 
-def band_limits(src, bands:tuple, percentiles:tuple=(2., 98.), most:int=1_000_000) -> list[tuple]:
+
+def band_limits(
+    src, bands: tuple, percentiles: tuple = (2.0, 98.0), most: int = 1_000_000
+) -> list[tuple]:
     "`(low, high)` percentiles of each band of an open raster, over the valid pixels of a regular grid of at most `most`."
     values, valid = read_window(src, bands, out_hw=grid_hw((src.height, src.width), most))
-    if not valid.any(): raise ValueError("no valid pixel")
-    return [tuple(np.percentile(band[valid].astype(float), percentiles).tolist()) for band in values]
+    if not valid.any():
+        raise ValueError('no valid pixel')
+    return [
+        tuple(np.percentile(band[valid].astype(float), percentiles).tolist()) for band in values
+    ]
 
-def stretch(values:np.ndarray, valid:np.ndarray, limits:Sequence) -> torch.Tensor:
+
+def stretch(values: np.ndarray, valid: np.ndarray, limits: Sequence) -> torch.Tensor:
     "`values` (C, H, W) with each band's `(low, high)` mapped to 0..255, uint8; pixels that are not `valid` (H, W) become 0."
     low, high = (np.array(v, dtype=np.float32)[:, None, None] for v in zip(*limits))
-    scaled = (np.where(valid, values, low).astype(np.float32) - low)/np.maximum(high - low, 1e-12)
-    return torch.from_numpy(((scaled*255).clip(0, 255).round()*valid).astype(np.uint8))
+    scaled = (np.where(valid, values, low).astype(np.float32) - low) / np.maximum(high - low, 1e-12)
+    return torch.from_numpy(((scaled * 255).clip(0, 255).round() * valid).astype(np.uint8))
 
 # %% ../nbs/02_data.ipynb #geotiles
 class GeoTiles(Tiles):
     "Tiles that are windows of georeferenced files: `bands` and `limits` (a `(low, high)` for each band) by path."
-    def __init__(self, *args, bands:dict, limits:dict, **kwargs):
+
+    def __init__(self, *args, bands: dict, limits: dict, **kwargs):
         super().__init__(*args, **kwargs)
         self.bands, self.limits = bands, limits
 
-    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+    def pixels(self, i: int) -> tuple[torch.Tensor, tuple]:
         "The window's pixels, stretched to uint8 (3, H, W), and (H, W)."
         import rasterio
+
         path = self.paths[i]
         try:
-            with open_raster(path) as src: values, valid = read_window(src, self.bands[path], self.boxes[i])
-        except rasterio.errors.RasterioError as e: raise ImageReadError(f"{path}: not readable at {self.boxes[i]} ({e}); replace or remove the file") from e
+            with open_raster(path) as src:
+                values, valid = read_window(src, self.bands[path], self.boxes[i])
+        except rasterio.errors.RasterioError as e:
+            raise ImageReadError(
+                f'{path}: not readable at {self.boxes[i]} ({e}); replace or remove the file'
+            ) from e
         return stretch(values, valid, self.limits[path]), values.shape[1:]
 
-def window_boxes(hw:tuple, size:int, stride:int|None=None) -> list[tuple]:
+
+def window_boxes(hw: tuple, size: int, stride: int | None = None) -> list[tuple]:
     "Boxes of `size` pixels that cover `hw`, every `stride`; the last of a row or column moves inwards, and no box exceeds the file."
-    starts = [sorted({*range(0, max(n - size, 0) + 1, stride or size), max(n - size, 0)}) for n in hw]
-    return [(top, left, min(size, hw[0]), min(size, hw[1])) for top in starts[0] for left in starts[1]]
+    starts = [
+        sorted({*range(0, max(n - size, 0) + 1, stride or size), max(n - size, 0)}) for n in hw
+    ]
+    return [
+        (top, left, min(size, hw[0]), min(size, hw[1])) for top in starts[0] for left in starts[1]
+    ]
 
 # %% ../nbs/02_data.ipynb #windows
 @dataclass(frozen=True)
 class Windows:
     "How georeferenced files become tiles."
-    size: int = 256                               # pixels, both ways
-    stride: int | None = None                     # pixels between windows; None: `size`
-    bands: tuple | None = None                    # three band numbers from 1; None: red, green, blue
-    percentiles: tuple[float, float] = (2., 98.)  # of each band, where `limits` are not given and the file is not 8-bit
-    limits: tuple | None = None                   # (low, high) for all bands, or one such pair for each
-    min_valid: float = 0.5                        # smallest share of valid pixels in a tile
+
+    size: int = 256  # pixels, both ways
+    stride: int | None = None  # pixels between windows; None: `size`
+    bands: tuple | None = None  # three band numbers from 1; None: red, green, blue
+    percentiles: tuple[float, float] = (
+        2.0,
+        98.0,
+    )  # of each band, where `limits` are not given and the file is not 8-bit
+    limits: tuple | None = None  # (low, high) for all bands, or one such pair for each
+    min_valid: float = 0.5  # smallest share of valid pixels in a tile
 
     def __post_init__(self):
-        if self.size < 1 or (self.stride or 1) < 1: raise ValueError(f"size and stride must be at least 1 pixel, got {self.size}, {self.stride}")
-        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100: raise ValueError(f"percentiles must rise within 0..100, got {self.percentiles}")
-    def limits_of(self, src, bands:tuple) -> list:
+        if self.size < 1 or (self.stride or 1) < 1:
+            raise ValueError(
+                f'size and stride must be at least 1 pixel, got {self.size}, {self.stride}'
+            )
+        if not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f'percentiles must rise within 0..100, got {self.percentiles}')
+
+    def limits_of(self, src, bands: tuple) -> list:
         "`(low, high)` of each of `bands` of an open raster."
-        if self.limits is not None: return [self.limits]*3 if np.ndim(self.limits) == 1 else list(self.limits)
-        if src.dtypes[bands[0] - 1] == 'uint8': return [(0, 255)]*3
+        if self.limits is not None:
+            return [self.limits] * 3 if np.ndim(self.limits) == 1 else list(self.limits)
+        if src.dtypes[bands[0] - 1] == 'uint8':
+            return [(0, 255)] * 3
         return band_limits(src, bands, self.percentiles)
 
 # %% ../nbs/02_data.ipynb #window-rows
-def window_rows(path, how:Windows, gsd:float|None=None) -> tuple[list[dict], tuple, list, int]:
+def window_rows(
+    path, how: Windows, gsd: float | None = None
+) -> tuple[list[dict], tuple, list, int]:
     "`(rows, bands, limits, windows without enough data)` of one georeferenced file; rows as `gather` takes them."
     with open_raster(path) as src:
         hw, bands = (src.height, src.width), tuple(how.bands or rgb_bands(src))
-        if len(bands) != 3 or not all(1 <= b <= src.count for b in bands): raise ValueError(f"bands must be three of 1..{src.count}, got {bands}")
-        if any(np.dtype(src.dtypes[b - 1]).kind == 'c' for b in bands): raise ValueError("complex numbers; take their magnitude first")
-        if gsd is None and (src.crs is None or src.transform.is_identity): raise ValueError("no coordinate reference system or geotransform; give its GSD (gsd=...)")
+        if len(bands) != 3 or not all(1 <= b <= src.count for b in bands):
+            raise ValueError(f'bands must be three of 1..{src.count}, got {bands}')
+        if any(np.dtype(src.dtypes[b - 1]).kind == 'c' for b in bands):
+            raise ValueError('complex numbers; take their magnitude first')
+        if gsd is None and (src.crs is None or src.transform.is_identity):
+            raise ValueError(
+                'no coordinate reference system or geotransform; give its GSD (gsd=...)'
+            )
         small = grid_hw(hw, 4_000_000)
         _, valid = read_window(src, bands, out_hw=small)
         rows, empty = [], 0
         for top, left, h, w in window_boxes(hw, how.size, how.stride):
-            y, x = small[0]/hw[0], small[1]/hw[1]
-            share = valid[int(top*y):math.ceil((top + h)*y), int(left*x):math.ceil((left + w)*x)].mean()
-            if share == 0 or share < how.min_valid: empty += 1; continue
-            here = gsd or mean_gsd(*transform_gsd(src.crs, src.transform, top + h/2, left + w/2))
+            y, x = small[0] / hw[0], small[1] / hw[1]
+            share = valid[
+                int(top * y) : math.ceil((top + h) * y), int(left * x) : math.ceil((left + w) * x)
+            ].mean()
+            if share == 0 or share < how.min_valid:
+                empty += 1
+                continue
+            here = gsd or mean_gsd(
+                *transform_gsd(src.crs, src.transform, top + h / 2, left + w / 2)
+            )
             rows.append(dict(path=path, gsd=here, box=(top, left, h, w)))
         return rows, bands, how.limits_of(src, bands) if rows else [], empty
 
 # %% ../nbs/02_data.ipynb #geotiff-tiles
-def geotiff_tiles(path,                    # a georeferenced file, or a folder (flat or class subfolders) of them
-                  gsd:float|None=None,     # metres per pixel, only for files that do not say it themselves
-                  how:Windows=Windows(),   # windows, bands, stretch
-                  on_error:str='stop',     # 'stop' with a list of what is wrong, or 'skip' it
-                 ) -> GeoTiles:
+def geotiff_tiles(
+    path,  # a georeferenced file, or a folder (flat or class subfolders) of them
+    gsd: float | None = None,  # metres per pixel, only for files that do not say it themselves
+    how: Windows = Windows(),  # windows, bands, stretch
+    on_error: str = 'stop',  # 'stop' with a list of what is wrong, or 'skip' it
+) -> GeoTiles:
     "Windows of georeferenced files as tiles; windows without data are left out and counted. Needs rasterio."
-    found, classes = ([dict(path=Path(path))], ()) if Path(path).is_file() else listed(path, RASTER_SUFFIXES)
+    found, classes = (
+        ([dict(path=Path(path))], ()) if Path(path).is_file() else listed(path, RASTER_SUFFIXES)
+    )
     rows, bands, limits, empty = [], {}, {}, 0
     for row in tqdm(found, 'reading headers', leave=False, disable=len(found) < 50):
-        if 'problem' in row: rows.append(row); continue
-        try: windows, bands[str(row['path'])], limits[str(row['path'])], n = window_rows(row['path'], how, gsd)
-        except ImportError: raise
-        except (ValueError, OSError) as e: rows.append(row | dict(problem=f"{row['path']}: {e}")); continue
+        if 'problem' in row:
+            rows.append(row)
+            continue
+        try:
+            windows, bands[str(row['path'])], limits[str(row['path'])], n = window_rows(
+                row['path'], how, gsd
+            )
+        except ImportError:
+            raise
+        except (ValueError, OSError) as e:
+            rows.append(row | dict(problem=f'{row["path"]}: {e}'))
+            continue
         rows += [w | dict(label=row.get('label')) for w in windows]
         empty += n
-    if not rows: raise ValueError(f"{path}: all {empty} windows lack data (min_valid is {how.min_valid})")
-    tiles = gather(rows, classes, on_error, path, lambda **columns: GeoTiles(**columns, bands=bands, limits=limits))
+    if not rows:
+        raise ValueError(f'{path}: all {empty} windows lack data (min_valid is {how.min_valid})')
+    tiles = gather(
+        rows,
+        classes,
+        on_error,
+        path,
+        lambda **columns: GeoTiles(**columns, bands=bands, limits=limits),
+    )
     tiles.left_out += empty
     return tiles
 
 # %% ../nbs/02_data.ipynb #fmow-box
-def fmow_box(box:Sequence, image_hw:tuple) -> tuple:
+def fmow_box(box: Sequence, image_hw: tuple) -> tuple:
     "Box with context `(top, left, height, width)` for fMoW's `[x, y, w, h]`, by the rule of its baseline code (which divides width by height and height by width)."
-    def context(share): return next(c for limit, c in ((.5, .15), (.4, .2), (.3, .3), (.2, .5), (.1, 1), (-1, 2)) if share >= limit)
+
+    def context(share):
+        return next(
+            c
+            for limit, c in ((0.5, 0.15), (0.4, 0.2), (0.3, 0.3), (0.2, 0.5), (0.1, 1), (-1, 2))
+            if share >= limit
+        )
+
     x, y, w, h = (int(v) for v in box)
-    dx, dy = int(w*context(w/image_hw[0])/2), int(h*context(h/image_hw[1])/2)
+    dx, dy = int(w * context(w / image_hw[0]) / 2), int(h * context(h / image_hw[1]) / 2)
     top, left = max(0, y - dy), max(0, x - dx)
     return top, left, min(image_hw[0], y + h + dy) - top, min(image_hw[1], x + w + dx) - left
 
 # %% ../nbs/02_data.ipynb #fmow-rows
-def fmow_rows(meta:Path, size:tuple|None) -> list[dict]:
+def fmow_rows(meta: Path, size: tuple | None) -> list[dict]:
     "Rows of one image of fMoW from its `_rgb.json`, a row for each box wider and higher than two pixels."
     path, m = meta.with_suffix('.jpg'), json.loads(meta.read_text())
-    if not path.is_file(): return [dict(path=path, problem=f"{path}: no such file, though {meta.name} is there")]
+    if not path.is_file():
+        return [dict(path=path, problem=f'{path}: no such file, though {meta.name} is there')]
     boxes = m['bounding_boxes'] if isinstance(m['bounding_boxes'], list) else [m['bounding_boxes']]
     rows = []
     for b in boxes:
-        if min(b['box'][2:]) <= 2: continue
+        if min(b['box'][2:]) <= 2:
+            continue
         box = fmow_box(b['box'], (int(m['img_height']), int(m['img_width'])))
         gsd = crop_gsd(m['gsd'], box[2:], size) if size else m['gsd']
-        rows.append(dict(path=path, gsd=gsd, nominal_gsd=float(m['gsd']), box=box, time=m.get('timestamp'),
-                         label=FMOW_CLASSES.index(b['category']) if 'category' in b else None,
-                         place=f"{meta.parent.parent.name}/{meta.parent.name}/{b['ID']}"))
+        rows.append(
+            dict(
+                path=path,
+                gsd=gsd,
+                nominal_gsd=float(m['gsd']),
+                box=box,
+                time=m.get('timestamp'),
+                label=FMOW_CLASSES.index(b['category']) if 'category' in b else None,
+                place=f'{meta.parent.parent.name}/{meta.parent.name}/{b["ID"]}',
+            )
+        )
     return rows
 
 # %% ../nbs/02_data.ipynb #fmow-feature-rows
-def fmow_feature_rows(meta:Path) -> list[dict]:
+def fmow_feature_rows(meta: Path) -> list[dict]:
     "The row of one squeezed image of fMoW from its `_rgb_features.json`."
-    f, path = json.loads(meta.read_text()), meta.with_name(meta.name.replace('_features.json', '.jpg'))
-    if not path.is_file(): return [dict(path=path, problem=f"{path}: no such file, though {meta.name} is there")]
-    with Image.open(path) as image: out_hw = image.height, image.width
+    f, path = (
+        json.loads(meta.read_text()),
+        meta.with_name(meta.name.replace('_features.json', '.jpg')),
+    )
+    if not path.is_file():
+        return [dict(path=path, problem=f'{path}: no such file, though {meta.name} is there')]
+    with Image.open(path) as image:
+        out_hw = image.height, image.width
     w, h, image_w, image_h = f[35:39]
-    box = fmow_box(((image_w - w)//2, (image_h - h)//2, w, h), (int(image_h), int(image_w))) # in the middle: position is not known
+    box = fmow_box(
+        ((image_w - w) // 2, (image_h - h) // 2, w, h), (int(image_h), int(image_w))
+    )  # in the middle: position is not known
     category, _, number = meta.parent.name.rpartition('_')
-    return [dict(path=path, gsd=crop_gsd(f[0], box[2:], out_hw), nominal_gsd=float(f[0]), label=FMOW_CLASSES.index(category),
-                 time=f"{f[4]:.0f}-{round(12*f[5]):02}-{round(31*f[6]):02}", place=f"{meta.parent.parent.parent.name}/{meta.parent.parent.name}/{number}")]
+    return [
+        dict(
+            path=path,
+            gsd=crop_gsd(f[0], box[2:], out_hw),
+            nominal_gsd=float(f[0]),
+            label=FMOW_CLASSES.index(category),
+            time=f'{f[4]:.0f}-{round(12 * f[5]):02}-{round(31 * f[6]):02}',
+            place=f'{meta.parent.parent.parent.name}/{meta.parent.parent.name}/{number}',
+        )
+    ]
 
 # %% ../nbs/02_data.ipynb #fmow-tiles
-def fmow_tiles(path, size:int|None=None, on_error:str='stop') -> Tiles:
+def fmow_tiles(path, size: int | None = None, on_error: str = 'stop') -> Tiles:
     "Tiles of fMoW-RGB below `path`, from its original files (`size`: squeeze boxes to that many pixels) or from its squeezed form."
     metas, problems = files_below(path, frozenset({'.json'}))
-    squeezed, original = ([m for m in metas if m.name.endswith(end)] for end in ('_rgb_features.json', '_rgb.json'))
-    if not (squeezed or original): raise ValueError(f"{path}: no *_rgb.json or *_rgb_features.json below it; this is not fMoW-RGB")
-    if squeezed and original: raise ValueError(f"{path}: holds original and squeezed files; give one of the two")
-    if squeezed and size: raise ValueError(f"{path}: its images are squeezed already; leave size out, or give a folder of original files")
+    squeezed, original = (
+        [m for m in metas if m.name.endswith(end)] for end in ('_rgb_features.json', '_rgb.json')
+    )
+    if not (squeezed or original):
+        raise ValueError(
+            f'{path}: no *_rgb.json or *_rgb_features.json below it; this is not fMoW-RGB'
+        )
+    if squeezed and original:
+        raise ValueError(f'{path}: holds original and squeezed files; give one of the two')
+    if squeezed and size:
+        raise ValueError(
+            f'{path}: its images are squeezed already; leave size out, or give a folder of original files'
+        )
     rows, hw = [dict(path=p, problem=p) for p in problems], None if size is None else (size, size)
-    for meta in tqdm(original or squeezed, 'reading metadata', leave=False, disable=len(metas) < 1000):
-        try: rows += fmow_rows(meta, hw) if original else fmow_feature_rows(meta)
-        except (KeyError, ValueError, TypeError, OSError) as e: rows.append(dict(path=meta, problem=f"{meta}: unexpected content ({e!r})"))
+    for meta in tqdm(
+        original or squeezed, 'reading metadata', leave=False, disable=len(metas) < 1000
+    ):
+        try:
+            rows += fmow_rows(meta, hw) if original else fmow_feature_rows(meta)
+        except (KeyError, ValueError, TypeError, OSError) as e:
+            rows.append(dict(path=meta, problem=f'{meta}: unexpected content ({e!r})'))
     return gather(rows, FMOW_CLASSES, on_error, path, lambda **columns: Tiles(**columns, size=hw))
 
 # %% ../nbs/02_data.ipynb #fmow-classes
-FMOW_CLASSES = tuple("""false_detection airport airport_hangar airport_terminal amusement_park aquaculture archaeological_site barn
+FMOW_CLASSES = tuple(
+    """false_detection airport airport_hangar airport_terminal amusement_park aquaculture archaeological_site barn
 border_checkpoint burial_site car_dealership construction_site crop_field dam debris_or_rubble educational_institution electric_substation
 factory_or_powerplant fire_station flooded_road fountain gas_station golf_course ground_transportation_station helipad hospital interchange
 lake_or_pond lighthouse military_facility multi-unit_residential nuclear_powerplant office_building oil_or_gas_facility park
 parking_lot_or_garage place_of_worship police_station port prison race_track railway_bridge recreational_facility impoverished_settlement
 road_bridge runway shipyard shopping_mall single-unit_residential smokestack solar_farm space_facility stadium storage_tank surface_mine
-swimming_pool toll_booth tower tunnel_opening waste_disposal water_treatment_facility wind_farm zoo""".split()) # in the order of fMoW's baseline and of the published linear heads
+swimming_pool toll_booth tower tunnel_opening waste_disposal water_treatment_facility wind_farm zoo""".split()
+)  # in the order of fMoW's baseline and of the published linear heads
 
 # %% ../nbs/02_data.ipynb #same-place
-def same_place(tiles:Tiles) -> list[np.ndarray]:
+def same_place(tiles: Tiles) -> list[np.ndarray]:
     "For each tile the indices of the tiles of its place, itself included (of itself alone, where the place is not known)."
-    keys = np.array([f"#{i}" if p is None else f"={p}" for i, p in enumerate(tiles.places)])
+    keys = np.array([f'#{i}' if p is None else f'={p}' for i, p in enumerate(tiles.places)])
     _, group, counts = np.unique(keys, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(group, kind='stable'), counts.cumsum()[:-1])
     return [members[g] for g in group]
 
 # %% ../nbs/02_data.ipynb #as-uint8
-def as_uint8(image, channels:tuple|None=None, limits:tuple|None=None) -> torch.Tensor:
+def as_uint8(image, channels: tuple | None = None, limits: tuple | None = None) -> torch.Tensor:
     "A Pillow picture, an array `(H, W[, C])` or a tensor `(C, H, W)` as uint8 (3, H, W); `ValueError` says what is missing."
     if isinstance(image, Image.Image):
         image = np.array(image if image.mode.startswith(('I', 'F')) else image.convert('RGB'))
-    if isinstance(image, np.ndarray): image = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)
-    if image.ndim == 2: image = image[None]
-    if channels is not None: image = image[list(channels)]
-    if len(image) == 1: image = image.expand(3, -1, -1)
-    if len(image) != 3: raise ValueError(f"{len(image)} channels; choose three, e.g. channels=(3, 2, 1), counted from 0")
+    if isinstance(image, np.ndarray):
+        image = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)
+    if image.ndim == 2:
+        image = image[None]
+    if channels is not None:
+        image = image[list(channels)]
+    if len(image) == 1:
+        image = image.expand(3, -1, -1)
+    if len(image) != 3:
+        raise ValueError(
+            f'{len(image)} channels; choose three, e.g. channels=(3, 2, 1), counted from 0'
+        )
     if limits is None:
-        if image.dtype != torch.uint8: raise ValueError(f"{image.dtype} pixels; say which values are black and white, e.g. limits=(0, 1)")
+        if image.dtype != torch.uint8:
+            raise ValueError(
+                f'{image.dtype} pixels; say which values are black and white, e.g. limits=(0, 1)'
+            )
         return image.contiguous()
-    return stretch(image.numpy(), image.isfinite().all(0).numpy(), [limits]*3 if np.ndim(limits) == 1 else limits)
+    return stretch(
+        image.numpy(),
+        image.isfinite().all(0).numpy(),
+        [limits] * 3 if np.ndim(limits) == 1 else limits,
+    )
 
 # %% ../nbs/02_data.ipynb #datasettiles
 class DatasetTiles(Tiles):
     "Tiles of any map-style torch data set; `gsd` is one number or one for each item."
-    columns = (*Tiles.columns, 'index')
-    threads = False # not every data set bears them
-    def __init__(self, dataset:Dataset, gsd=None, channels:tuple|None=None, limits:tuple|None=None, classes:Sequence[str]|None=None):
-        n, self.dataset, self.channels, self.limits = len(dataset), dataset, channels, limits
-        gsd = getattr(dataset, 'gsds', None) if gsd is None else gsd                       # of our scenes
-        samples = getattr(dataset, 'samples', None) or getattr(dataset, 'imgs', None)      # of torchvision's folder data sets
-        paths = [s[0] for s in samples] if samples else [f"{type(dataset).__name__}[{i}]" for i in range(n)]
-        labels = [s[1] for s in samples] if samples else [int(y) for y in getattr(dataset, 'targets', ())] or None
-        super().__init__(paths, [gsd]*n if gsd is None or np.ndim(gsd) == 0 else list(gsd), labels,
-                         getattr(dataset, 'classes', ()) if classes is None else classes, index=range(n))
 
-    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+    columns = (*Tiles.columns, 'index')
+    threads = False  # not every data set bears them
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        gsd=None,
+        channels: tuple | None = None,
+        limits: tuple | None = None,
+        classes: Sequence[str] | None = None,
+    ):
+        n, self.dataset, self.channels, self.limits = len(dataset), dataset, channels, limits
+        gsd = getattr(dataset, 'gsds', None) if gsd is None else gsd  # of our scenes
+        samples = getattr(dataset, 'samples', None) or getattr(
+            dataset, 'imgs', None
+        )  # of torchvision's folder data sets
+        paths = (
+            [s[0] for s in samples]
+            if samples
+            else [f'{type(dataset).__name__}[{i}]' for i in range(n)]
+        )
+        labels = (
+            [s[1] for s in samples]
+            if samples
+            else [int(y) for y in getattr(dataset, 'targets', ())] or None
+        )
+        super().__init__(
+            paths,
+            [gsd] * n if gsd is None or np.ndim(gsd) == 0 else list(gsd),
+            labels,
+            getattr(dataset, 'classes', ()) if classes is None else classes,
+            index=range(n),
+        )
+
+    def pixels(self, i: int) -> tuple[torch.Tensor, tuple]:
         "The picture of item `i`, uint8 (3, h, w), and its (h, w)."
         image = self[i].image
         return image, tuple(image.shape[1:])
+
     def __getitem__(self, i) -> Tile:
         sample, path = self.dataset[self.index[i]], self.paths[i]
-        if isinstance(sample, dict): image, label = sample.get('image'), sample.get('label')
-        else: image, label, *_ = (*sample, None) if isinstance(sample, (tuple, list)) else (sample, None)
-        if image is None: raise ImageReadError(f"{path}: its sample has no 'image', only {', '.join(sample)}")
-        try: image = as_uint8(image, self.channels, self.limits)
-        except ValueError as e: raise ImageReadError(f"{path}: {e}") from e
-        if isinstance(label, torch.Tensor): label = int(label) if label.numel() == 1 else None
+        if isinstance(sample, dict):
+            image, label = sample.get('image'), sample.get('label')
+        else:
+            image, label, *_ = (
+                (*sample, None) if isinstance(sample, (tuple, list)) else (sample, None)
+            )
+        if image is None:
+            raise ImageReadError(f"{path}: its sample has no 'image', only {', '.join(sample)}")
+        try:
+            image = as_uint8(image, self.channels, self.limits)
+        except ValueError as e:
+            raise ImageReadError(f'{path}: {e}') from e
+        if isinstance(label, torch.Tensor):
+            label = int(label) if label.numel() == 1 else None
         return Tile(image, self.gsds[i], label if self.labels[i] is None else self.labels[i], path)
 
 # %% ../nbs/02_data.ipynb #read-mask
-def read_mask(path,                         # a picture file
-              colours:Sequence|None=None,   # of the classes in order, as (r, g, b) or 'RRGGBB'; None: the file's own values
-              other:int|None=None,          # what colours outside the legend become; None: they are an error
-             ) -> torch.Tensor:
+def read_mask(
+    path,  # a picture file
+    colours: Sequence
+    | None = None,  # of the classes in order, as (r, g, b) or 'RRGGBB'; None: the file's own values
+    other: int | None = None,  # what colours outside the legend become; None: they are an error
+) -> torch.Tensor:
     "Class numbers uint8 (H, W) of a mask of plain values, a palette, or colours."
     try:
         with Image.open(path) as image:
             if colours is None:
-                if image.mode not in ('1', 'L', 'P'): raise ValueError(f"{path}: a mask in colours ({image.mode}); say which (colours=...)")
+                if image.mode not in ('1', 'L', 'P'):
+                    raise ValueError(
+                        f'{path}: a mask in colours ({image.mode}); say which (colours=...)'
+                    )
                 return torch.from_numpy(np.array(image).astype(np.uint8))
             pixels = np.array(image.convert('RGB')).astype(np.int64) @ (65536, 256, 1)
-    except (OSError, SyntaxError) as e: raise ImageReadError(f"{path}: not a readable mask ({e})") from e
+    except (OSError, SyntaxError) as e:
+        raise ImageReadError(f'{path}: not a readable mask ({e})') from e
     out = np.full(pixels.shape, -1)
-    for k, c in enumerate(colours): out[pixels == (int(c, 16) if isinstance(c, str) else int(np.dot(c, (65536, 256, 1))))] = k
+    for k, c in enumerate(colours):
+        out[pixels == (int(c, 16) if isinstance(c, str) else int(np.dot(c, (65536, 256, 1))))] = k
     if other is None and (unknown := np.unique(pixels[out < 0])).size:
-        raise ValueError(f"{path}: colours outside the legend: {', '.join(f'{v:06X}' for v in unknown[:5])}; add them, or say what they become (other=255)")
+        raise ValueError(
+            f'{path}: colours outside the legend: {", ".join(f"{v:06X}" for v in unknown[:5])}; add them, or say what they become (other=255)'
+        )
     return torch.from_numpy(np.where(out < 0, other or 0, out).astype(np.uint8))
 
 # %% ../nbs/02_data.ipynb #mask-tiles
-def mask_tiles(images, masks, gsd:float|Callable|None=None, on_error:str='stop') -> Tiles:
+def mask_tiles(images, masks, gsd: float | Callable | None = None, on_error: str = 'stop') -> Tiles:
     "Tiles of the folder `images`, each with the file of the same name (whatever its ending) in the folder `masks`."
-    tiles, partners = folder_tiles(images, gsd, on_error), {p.stem: p for p in files_below(masks)[0]}
-    rows = [{one: getattr(tiles, plural)[i] for one, plural in COLUMNS.items()} for i in range(len(tiles))]
+    tiles, partners = (
+        folder_tiles(images, gsd, on_error),
+        {p.stem: p for p in files_below(masks)[0]},
+    )
+    rows = [
+        {one: getattr(tiles, plural)[i] for one, plural in COLUMNS.items()}
+        for i in range(len(tiles))
+    ]
     for row in rows:
         row['mask'] = str(partners.get(Path(row['path']).stem, ''))
-        if not row['mask']: row['problem'] = f"{row['path']}: no mask of that name in {masks}"
-        elif (a := picture_hw(row['path'])) != (b := picture_hw(row['mask'])): row['problem'] = f"{row['path']}: {a} pixels, but its mask has {b}"
+        if not row['mask']:
+            row['problem'] = f'{row["path"]}: no mask of that name in {masks}'
+        elif (a := picture_hw(row['path'])) != (b := picture_hw(row['mask'])):
+            row['problem'] = f'{row["path"]}: {a} pixels, but its mask has {b}'
     return gather(rows, tiles.classes, on_error, images)
+
 
 def picture_hw(path) -> tuple:
     "`(height, width)` from a picture's header."
     try:
-        with Image.open(path) as image: return image.height, image.width
-    except (OSError, SyntaxError, Image.DecompressionBombError) as e: raise ImageReadError(f"{path}: not a readable image ({e})") from e
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+        raise ImageReadError(f'{path}: not a readable image ({e})') from e
 
 # %% ../nbs/02_data.ipynb #open-tiles
-def open_tiles(path, gsd:float|Callable|None=None, on_error:str='stop') -> Tiles:
+def open_tiles(path, gsd: float | Callable | None = None, on_error: str = 'stop') -> Tiles:
     "Tiles of a `.csv` or `.parquet` index or a `.json` mixture (which state their own GSDs), of an image folder with `gsd`, or, without it, of georeferenced TIFF files."
     path = Path(path)
     if path.suffix.lower() == '.json':
-        if gsd is not None: raise ValueError(f"{path}: a mixture gives each part its own gsd; do not pass another")
+        if gsd is not None:
+            raise ValueError(f'{path}: a mixture gives each part its own gsd; do not pass another')
         return mixed_tiles(path, on_error)
     if path.suffix.lower() in ('.csv', '.parquet'):
-        if gsd is not None: raise ValueError(f"{path}: a table gives GSD in its own column 'gsd'; do not pass another")
+        if gsd is not None:
+            raise ValueError(
+                f"{path}: a table gives GSD in its own column 'gsd'; do not pass another"
+            )
         return table_tiles(path, on_error=on_error)
     if gsd is None and path.is_dir():
         rows, _ = listed(path)
-        if all(Path(r['path']).suffix.lower() in ('.tif', '.tiff') for r in rows): return geotiff_tiles(path, on_error=on_error)
+        if all(Path(r['path']).suffix.lower() in ('.tif', '.tiff') for r in rows):
+            return geotiff_tiles(path, on_error=on_error)
     return folder_tiles(path, gsd, on_error)
 
 # %% ../nbs/02_data.ipynb #mixedtiles
@@ -563,117 +910,175 @@ class MixedTiles(Tiles):
     parts: `Tiles` of any kind. names: of the parts, put before their classes ('eurosat: Forest').
     weights: how often each part is drawn in training, relative to the others; None: by its number of tiles.
     """
+
     columns = (*Tiles.columns, 'part', 'index')
-    def __init__(self, parts:Sequence[Tiles], names:Sequence[str], weights:Sequence[float]|None=None):
+
+    def __init__(
+        self, parts: Sequence[Tiles], names: Sequence[str], weights: Sequence[float] | None = None
+    ):
         self.parts, self.threads = list(parts), all(p.threads for p in parts)
         firsts = np.cumsum([0] + [len(p.classes) for p in parts])
         columns = {name: [v for p in parts for v in getattr(p, name)] for name in Tiles.columns}
-        columns['labels'] = [None if y is None else int(k + y) for k, p in zip(firsts, parts) for y in p.labels]
+        columns['labels'] = [
+            None if y is None else int(k + y) for k, p in zip(firsts, parts) for y in p.labels
+        ]
         if weights is not None:
             own = [[1.0 if w is None else w for w in p.weights] for p in parts]
-            columns['weights'] = [w*v/sum(o) for w, o in zip(weights, own) for v in o]
+            columns['weights'] = [w * v / sum(o) for w, o in zip(weights, own) for v in o]
         classes = [f'{n}: {c}' for n, p in zip(names, parts) for c in p.classes]
-        super().__init__(**columns, classes=classes, part=[k for k, p in enumerate(parts) for _ in range(len(p))],
-                         index=[i for p in parts for i in range(len(p))])
+        super().__init__(
+            **columns,
+            classes=classes,
+            part=[k for k, p in enumerate(parts) for _ in range(len(p))],
+            index=[i for p in parts for i in range(len(p))],
+        )
         self.left_out = sum(p.left_out for p in parts)
 
-    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+    def pixels(self, i: int) -> tuple[torch.Tensor, tuple]:
         "The pixels of tile `i`, uint8 (3, h, w), and the (H, W) that its GSD is meant for."
         return self.parts[self.part[i]].pixels(self.index[i])
 
 # %% ../nbs/02_data.ipynb #mixed-tiles
-def mixed_tiles(path, on_error:str='stop') -> MixedTiles:
+def mixed_tiles(path, on_error: str = 'stop') -> MixedTiles:
     """The mixture that a JSON file lists: `[{"data": PATH, "gsd": 10, "weight": 2, "windows": {...}, "name": NAME}, ...]`.
 
     `ValueError` names the part that is empty, cannot be read, or has a setting that is not known.
     """
     path, known = Path(path), ('data', 'gsd', 'weight', 'windows', 'name')
-    if not path.is_file(): raise FileNotFoundError(f"{path}: no such mixture")
-    try: listed_parts = json.loads(path.read_text(encoding='utf-8-sig'))
-    except ValueError as e: raise ValueError(f"{path}: not a JSON file ({e})") from e
-    if not (isinstance(listed_parts, list) and listed_parts and all(isinstance(p, dict) for p in listed_parts)):
-        raise ValueError(f'{path}: a mixture is a list of parts, [{{"data": "tiles", "gsd": 10, "weight": 1}}, ...]')
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such mixture')
+    try:
+        listed_parts = json.loads(path.read_text(encoding='utf-8-sig'))
+    except ValueError as e:
+        raise ValueError(f'{path}: not a JSON file ({e})') from e
+    if not (
+        isinstance(listed_parts, list)
+        and listed_parts
+        and all(isinstance(p, dict) for p in listed_parts)
+    ):
+        raise ValueError(
+            f'{path}: a mixture is a list of parts, [{{"data": "tiles", "gsd": 10, "weight": 1}}, ...]'
+        )
     parts, names = [], []
     for n, part in enumerate(listed_parts, 1):
-        where = f"{path}, part {n} ({part.get('data', 'no data')})"
-        if 'data' not in part: raise ValueError(f"{where}: name its tiles (data)")
+        where = f'{path}, part {n} ({part.get("data", "no data")})'
+        if 'data' not in part:
+            raise ValueError(f'{where}: name its tiles (data)')
         if unknown := [k for k in part if k not in known]:
-            raise ValueError(f"{where}: no setting {unknown[0]!r}; there are {', '.join(known)}")
-        source = path.parent/part['data']
+            raise ValueError(f'{where}: no setting {unknown[0]!r}; there are {", ".join(known)}')
+        source = path.parent / part['data']
         try:
             how = Windows(**part['windows']) if 'windows' in part else None
-            tiles = open_tiles(source, part.get('gsd'), on_error) if how is None else geotiff_tiles(source, part.get('gsd'), how, on_error)
-        except (ValueError, OSError, TypeError) as e: raise ValueError(f"{where}: {e}") from e
+            tiles = (
+                open_tiles(source, part.get('gsd'), on_error)
+                if how is None
+                else geotiff_tiles(source, part.get('gsd'), how, on_error)
+            )
+        except (ValueError, OSError, TypeError) as e:
+            raise ValueError(f'{where}: {e}') from e
         parts.append(tiles)
         names.append(str(part.get('name', source.stem)))
     return MixedTiles(parts, names, mixture_weights(path, listed_parts))
 
-def mixture_weights(path, parts:Sequence[dict]) -> list[float]|None:
+
+def mixture_weights(path, parts: Sequence[dict]) -> list[float] | None:
     "The weights of a mixture's parts, or None if none has one; `ValueError` where some have none, or one is no positive number."
     given = [p.get('weight') for p in parts]
-    if all(w is None for w in given): return None
+    if all(w is None for w in given):
+        return None
     for n, (part, w) in enumerate(zip(parts, given), 1):
         if isinstance(w, bool) or not isinstance(w, (int, float)) or not 0 < w < math.inf:
-            raise ValueError(f"{path}, part {n} ({part['data']}): weight {w!r}; give every part a number above 0, or none of them")
+            raise ValueError(
+                f'{path}, part {n} ({part["data"]}): weight {w!r}; give every part a number above 0, or none of them'
+            )
     return given
 
 # %% ../nbs/02_data.ipynb #for-views
-def for_views(tiles:Tiles, views:dict|None) -> Tiles:
+def for_views(tiles: Tiles, views: dict | None) -> Tiles:
     "The same tiles, JPEGs decoded at a reduced scale where every crop of `views` (name: (area fractions, pixels)) is shrunk even so."
-    if tiles.size is not None: raise ValueError("tiles that are resized to one size cannot be decoded at a reduced scale")
+    if tiles.size is not None:
+        raise ValueError('tiles that are resized to one size cannot be decoded at a reduced scale')
     other = copy.copy(tiles)
     other.views = views
     return other
 
 # %% ../nbs/02_data.ipynb #cached-hws
-def cached_hws(tiles:Tiles) -> list[tuple]:
+def cached_hws(tiles: Tiles) -> list[tuple]:
     "`(height, width)` of every tile as it would be cached, from boxes and file headers."
-    return [tuple(tiles.size or (tiles.boxes[i] and tiles.boxes[i][2:]) or picture_hw(tiles.paths[i])) for i in range(len(tiles))]
+    return [
+        tuple(tiles.size or (tiles.boxes[i] and tiles.boxes[i][2:]) or picture_hw(tiles.paths[i]))
+        for i in range(len(tiles))
+    ]
 
-def fingerprint(tiles:Tiles) -> str:
+
+def fingerprint(tiles: Tiles) -> str:
     "A hash of what decides the pixels of `tiles`: files with size and time, boxes, stretch."
-    state = [(p, b, (s := os.stat(p)).st_size, s.st_mtime_ns) for p, b in zip(tiles.paths, tiles.boxes)]
-    how = [(t.size, getattr(t, 'bands', None), getattr(t, 'limits', None)) for t in (tiles, *getattr(tiles, 'parts', ()))]
+    state = [
+        (p, b, (s := os.stat(p)).st_size, s.st_mtime_ns) for p, b in zip(tiles.paths, tiles.boxes)
+    ]
+    how = [
+        (t.size, getattr(t, 'bands', None), getattr(t, 'limits', None))
+        for t in (tiles, *getattr(tiles, 'parts', ()))
+    ]
     return hashlib.blake2b(repr((state, how)).encode(), digest_size=16).hexdigest()
 
 # %% ../nbs/02_data.ipynb #cache-bytes
-def cache_bytes(tiles:Tiles) -> int:
+def cache_bytes(tiles: Tiles) -> int:
     "Size in bytes of the file that `cache_tiles` would write."
-    return 3*sum(h*w for h, w in cached_hws(tiles))
+    return 3 * sum(h * w for h, w in cached_hws(tiles))
+
 
 class CachedTiles(Tiles):
     "Tiles whose decoded pixels lie in one memory-mapped `file`."
+
     columns = (*Tiles.columns, 'hws', 'offsets')
-    def __init__(self, tiles:Tiles, file, hws:Sequence):
-        ends = np.cumsum([3*h*w for h, w in hws])
-        super().__init__(classes=tiles.classes, hws=hws, offsets=[0, *ends[:-1].tolist()], **{name: getattr(tiles, name) for name in Tiles.columns})
+
+    def __init__(self, tiles: Tiles, file, hws: Sequence):
+        ends = np.cumsum([3 * h * w for h, w in hws])
+        super().__init__(
+            classes=tiles.classes,
+            hws=hws,
+            offsets=[0, *ends[:-1].tolist()],
+            **{name: getattr(tiles, name) for name in Tiles.columns},
+        )
         self.file, self.left_out = Path(file), tiles.left_out
 
-    def pixels(self, i:int) -> tuple[torch.Tensor, tuple]:
+    def pixels(self, i: int) -> tuple[torch.Tensor, tuple]:
         "The pixels of tile `i`, uint8 (3, H, W), and (H, W)."
         h, w = self.hws[i]
         pixels = np.memmap(self.file, np.uint8, 'r', self.offsets[i], (h, w, 3))
         return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), (h, w)
 
 # %% ../nbs/02_data.ipynb #cache-tiles
-def cache_tiles(tiles:Tiles, folder, workers:int=2) -> CachedTiles:
+def cache_tiles(tiles: Tiles, folder, workers: int = 2) -> CachedTiles:
     "The same tiles with decoded pixels in `folder`, written there unless an earlier call did; `OSError` where the disk is too small."
-    if isinstance(tiles, DatasetTiles): raise ValueError("only tiles from files can be cached; this data set has its own ways")
-    if tiles.views: tiles = for_views(tiles, None)                  # whole pictures are kept
+    if isinstance(tiles, DatasetTiles):
+        raise ValueError('only tiles from files can be cached; this data set has its own ways')
+    if tiles.views:
+        tiles = for_views(tiles, None)  # whole pictures are kept
     folder, mark = Path(folder), fingerprint(tiles)
     folder.mkdir(parents=True, exist_ok=True)
-    file, note = folder/f'{mark}.pixels', folder/f'{mark}.json'
-    if note.is_file(): return CachedTiles(tiles, file, [tuple(hw) for hw in json.loads(note.read_text())])
+    file, note = folder / f'{mark}.pixels', folder / f'{mark}.json'
+    if note.is_file():
+        return CachedTiles(tiles, file, [tuple(hw) for hw in json.loads(note.read_text())])
     cached = CachedTiles(tiles, file, cached_hws(tiles))
-    need, free = 3*sum(h*w for h, w in cached.hws), shutil.disk_usage(folder).free
-    if need > free: raise OSError(f"{folder}: the decoded images need {need/2**30:.1f} GiB, {free/2**30:.1f} GiB are free; choose another folder")
-    print(f"decoding {len(tiles)} images into {file} ({need/2**20:.0f} MiB)")
+    need, free = 3 * sum(h * w for h, w in cached.hws), shutil.disk_usage(folder).free
+    if need > free:
+        raise OSError(
+            f'{folder}: the decoded images need {need / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; choose another folder'
+        )
+    print(f'decoding {len(tiles)} images into {file} ({need / 2**20:.0f} MiB)')
     part = file.with_suffix('.part')
     pixels = np.memmap(part, np.uint8, 'w+', shape=(need,))
+
     def write(i):
         image, (h, w) = tiles.image(i), cached.hws[i]
-        pixels[cached.offsets[i]:cached.offsets[i] + 3*h*w] = image.permute(1, 2, 0).numpy().ravel()
-    with ThreadPoolExecutor(workers if tiles.threads else 1) as pool: list(tqdm(pool.map(write, range(len(tiles))), 'decoding', len(tiles), leave=False))
+        pixels[cached.offsets[i] : cached.offsets[i] + 3 * h * w] = (
+            image.permute(1, 2, 0).numpy().ravel()
+        )
+
+    with ThreadPoolExecutor(workers if tiles.threads else 1) as pool:
+        list(tqdm(pool.map(write, range(len(tiles))), 'decoding', len(tiles), leave=False))
     pixels.flush()
     part.replace(file)
     note.write_text(json.dumps(cached.hws))
@@ -683,314 +1088,514 @@ def cache_tiles(tiles:Tiles, folder, workers:int=2) -> CachedTiles:
 def samples_dir() -> Path:
     "The repository's `data_samples/`: beside the package, or above the working directory."
     for place in (Path(satdino_nb.__file__).parents[1], Path.cwd(), *Path.cwd().parents):
-        if (place/'data_samples'/'manifest.csv').is_file(): return place/'data_samples'
-    raise FileNotFoundError("data_samples/manifest.csv was found neither beside the package nor above the working "
-                            "directory; it comes with the repository (git clone), not with the wheel")
+        if (place / 'data_samples' / 'manifest.csv').is_file():
+            return place / 'data_samples'
+    raise FileNotFoundError(
+        'data_samples/manifest.csv was found neither beside the package nor above the working '
+        'directory; it comes with the repository (git clone), not with the wheel'
+    )
 
-def sample_tiles(split:str='train') -> Tiles:
+
+def sample_tiles(split: str = 'train') -> Tiles:
     "Tiles of the shipped samples: split 'train', 'test' or 'place' (a few large scenes)."
-    return table_tiles(samples_dir()/'manifest.csv', split)
+    return table_tiles(samples_dir() / 'manifest.csv', split)
 
 # %% ../nbs/02_data.ipynb #split-tiles
-def split_tiles(tiles:Tiles, held_out:float=0.2, seed:int=0, by:str='image') -> tuple[Tiles, Tiles]:
+def split_tiles(
+    tiles: Tiles, held_out: float = 0.2, seed: int = 0, by: str = 'image'
+) -> tuple[Tiles, Tiles]:
     "`(rest, held out)`: a share `held_out` drawn by `seed`, of the images of each class (by 'image'), of the classes ('class') or of the places ('place')."
-    if not 0 <= held_out < 1: raise ValueError(f"held_out must be at least 0 and below 1, got {held_out}")
+    if not 0 <= held_out < 1:
+        raise ValueError(f'held_out must be at least 0 and below 1, got {held_out}')
     rng, out = np.random.default_rng(seed), set()
     labels = np.array([-1 if y is None else y for y in tiles.labels])
     for members in split_units(tiles, labels, by):
-        drawn = rng.permutation(len(members))[:round(held_out*len(members)) or int(held_out > 0 and by != 'image')]
+        drawn = rng.permutation(len(members))[
+            : round(held_out * len(members)) or int(held_out > 0 and by != 'image')
+        ]
         out.update(i for j in drawn for i in np.atleast_1d(members[j]).tolist())
     return tiles.subset(i for i in range(len(tiles)) if i not in out), tiles.subset(sorted(out))
 
-def split_units(tiles:Tiles, labels:np.ndarray, by:str) -> list:
+
+def split_units(tiles: Tiles, labels: np.ndarray, by: str) -> list:
     "Lists to draw from: the images of each class, or one list of whole classes or places."
-    if by == 'image': return [np.flatnonzero(labels == k) for k in np.unique(labels)]
-    if by not in ('class', 'place'): raise ValueError(f"by must be 'image', 'class' or 'place', got {by!r}")
+    if by == 'image':
+        return [np.flatnonzero(labels == k) for k in np.unique(labels)]
+    if by not in ('class', 'place'):
+        raise ValueError(f"by must be 'image', 'class' or 'place', got {by!r}")
     names = labels if by == 'class' else np.array([f'{p}' for p in tiles.places])
-    if by == 'class' and (labels < 0).any(): raise ValueError(f"{tiles.paths[int((labels < 0).argmax())]}: no class, so classes cannot be held out")
+    if by == 'class' and (labels < 0).any():
+        raise ValueError(
+            f'{tiles.paths[int((labels < 0).argmax())]}: no class, so classes cannot be held out'
+        )
     if by == 'place' and None in tiles.places:
-        raise ValueError(f"{tiles.paths[tiles.places.index(None)]}: no place; give a column 'place', or georeferenced tiles to ground_squares")
+        raise ValueError(
+            f"{tiles.paths[tiles.places.index(None)]}: no place; give a column 'place', or georeferenced tiles to ground_squares"
+        )
     units = [np.flatnonzero(names == k) for k in np.unique(names)]
-    if len(units) < 2: raise ValueError(f"all tiles are of one {by}; there is nothing to hold out")
+    if len(units) < 2:
+        raise ValueError(f'all tiles are of one {by}; there is nothing to hold out')
     return [units]
 
 # %% ../nbs/02_data.ipynb #footprints
-def footprints(tiles:Tiles) -> list:
+def footprints(tiles: Tiles) -> list:
     "Corners of each tile as (longitude, latitude) `(4, 2)` on WGS 84, clockwise from the upper left; None where it has no coordinates. Needs rasterio."
-    out = [None]*len(tiles)
+    out = [None] * len(tiles)
     for path in dict.fromkeys(tiles.paths) if isinstance(tiles, GeoTiles) else ():
         here = [i for i, p in enumerate(tiles.paths) if p == path]
-        corners = np.array([[(t, l), (t, l + w), (t + h, l + w), (t + h, l)] for t, l, h, w in (tiles.boxes[i] for i in here)], dtype=float)
-        for i, ring in zip(here, lonlat(path, corners.reshape(-1, 2))): out[i] = ring
+        corners = np.array(
+            [
+                [(t, l), (t, l + w), (t + h, l + w), (t + h, l)]
+                for t, l, h, w in (tiles.boxes[i] for i in here)
+            ],
+            dtype=float,
+        )
+        for i, ring in zip(here, lonlat(path, corners.reshape(-1, 2))):
+            out[i] = ring
     return out
 
-def lonlat(path, rowcol:np.ndarray) -> list:
+
+def lonlat(path, rowcol: np.ndarray) -> list:
     "Longitude and latitude of pixel positions `(4*N, 2)` (row, column) in a georeferenced file, as N arrays `(4, 2)`; Nones without coordinates."
     from rasterio.warp import transform
+
     with open_raster(path) as src:
-        if src.crs is None or src.transform.is_identity: return [None]*(len(rowcol)//4)
+        if src.crs is None or src.transform.is_identity:
+            return [None] * (len(rowcol) // 4)
         t, (row, column) = src.transform, rowcol.T
-        x, y = t.a*column + t.b*row + t.c, t.d*column + t.e*row + t.f
-        return list(np.stack(transform(src.crs, 'EPSG:4326', list(x), list(y)), 1).reshape(-1, 4, 2))
+        x, y = t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
+        return list(
+            np.stack(transform(src.crs, 'EPSG:4326', list(x), list(y)), 1).reshape(-1, 4, 2)
+        )
 
 # %% ../nbs/02_data.ipynb #ground-squares
-def ground_squares(tiles:Tiles, side:float) -> Tiles:
+def ground_squares(tiles: Tiles, side: float) -> Tiles:
     "The same tiles with squares of about `side` metres on the ground as their places, by each tile's centre."
     other, rings = copy.copy(tiles), footprints(tiles)
     lost = [p for p, ring in zip(tiles.paths, rings) if ring is None]
-    if lost: raise ValueError(f"{lost[0]}: no coordinates, so it cannot be put into a square of the ground (georeferenced files are read by geotiff_tiles)")
+    if lost:
+        raise ValueError(
+            f'{lost[0]}: no coordinates, so it cannot be put into a square of the ground (georeferenced files are read by geotiff_tiles)'
+        )
     lon, lat = np.radians(np.array([ring.mean(0) for ring in rings])).T
-    row = np.floor(lat*6371008.8/side)                                  # mean radius of the Earth, metres
-    column = np.floor(lon*np.cos(row*side/6371008.8)*6371008.8/side)
-    other.places = [f"{r:.0f}/{c:.0f}" for r, c in zip(row, column)]
+    row = np.floor(lat * 6371008.8 / side)  # mean radius of the Earth, metres
+    column = np.floor(lon * np.cos(row * side / 6371008.8) * 6371008.8 / side)
+    other.places = [f'{r:.0f}/{c:.0f}' for r, c in zip(row, column)]
     return other
 
 # %% ../nbs/02_data.ipynb #batch
 @dataclass
 class Batch:
     "Tiles as tensors: `images` uint8 `(B, C, H, W)`, `hw` true sizes `(B, 2)`, `gsd` `(B,)` with NaN for unknown, `paths`."
+
     images: torch.Tensor
     hw: torch.Tensor
     gsd: torch.Tensor
     paths: list[str]
-    def __len__(self): return len(self.images)
 
-def collate(tiles:Sequence[Tile]) -> Batch:
+    def __len__(self):
+        return len(self.images)
+
+
+def collate(tiles: Sequence[Tile]) -> Batch:
     "Stack tiles into a `Batch`, padding below and to the right where sizes differ (the `collate_fn` of a DataLoader)."
     hw = torch.tensor([t.image.shape[-2:] for t in tiles])
     h, w = hw.amax(0).tolist()
-    images = torch.zeros(len(tiles), h, w, tiles[0].image.shape[0], dtype=torch.uint8).permute(0, 3, 1, 2) # colours side by side, as decoders leave them
-    for out, tile in zip(images, tiles): out[:, :tile.image.shape[1], :tile.image.shape[2]] = tile.image
-    gsd = torch.tensor([float('nan') if t.gsd is None else t.gsd for t in tiles], dtype=torch.float64)
+    images = torch.zeros(len(tiles), h, w, tiles[0].image.shape[0], dtype=torch.uint8).permute(
+        0, 3, 1, 2
+    )  # colours side by side, as decoders leave them
+    for out, tile in zip(images, tiles):
+        out[:, : tile.image.shape[1], : tile.image.shape[2]] = tile.image
+    gsd = torch.tensor(
+        [float('nan') if t.gsd is None else t.gsd for t in tiles], dtype=torch.float64
+    )
     return Batch(images, hw, gsd, [t.path for t in tiles])
 
 # %% ../nbs/02_data.ipynb #normalisation
 @dataclass(frozen=True)
 class Normalisation:
     "Mean and standard deviation of each channel, for pixel values from 0 to 1."
+
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def __call__(self, images:torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
         "Normalise `(..., C, H, W)`: uint8, or float from 0 to 1."
-        mean, std = (torch.tensor(v, device=images.device, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
-        if images.dtype == torch.uint8: images = images / 255
+        mean, std = (
+            torch.tensor(v, device=images.device, dtype=torch.float32)[:, None, None]
+            for v in (self.mean, self.std)
+        )
+        if images.dtype == torch.uint8:
+            images = images / 255
         return (images - mean) / std
 
-FMOW = Normalisation((0.433, 0.436, 0.407), (0.198, 0.193, 0.195)) # fMoW-RGB train, as the published weights expect
+
+FMOW = Normalisation(
+    (0.433, 0.436, 0.407), (0.198, 0.193, 0.195)
+)  # fMoW-RGB train, as the published weights expect
 
 # %% ../nbs/02_data.ipynb #channel-stats
-def channel_stats(tiles:Tiles, most:int=2000, seed:int=0) -> Normalisation:
+def channel_stats(tiles: Tiles, most: int = 2000, seed: int = 0) -> Normalisation:
     "Per-channel mean and standard deviation over all pixels of at most `most` tiles, drawn by `seed`."
     chosen = np.random.default_rng(seed).permutation(len(tiles))[:most]
     n, total, square = 0, 0, 0
     for i in chosen:
         x = tiles[int(i)].image.double().flatten(1) / 255
         n, total, square = n + x.shape[1], total + x.sum(1), square + (x**2).sum(1)
-    mean = total/n
-    return Normalisation(tuple(mean.tolist()), tuple((square/n - mean**2).clamp(min=1e-12).sqrt().tolist()))
+    mean = total / n
+    return Normalisation(
+        tuple(mean.tolist()), tuple((square / n - mean**2).clamp(min=1e-12).sqrt().tolist())
+    )
 
 # %% ../nbs/02_data.ipynb #normalisations
-NORMALISATIONS = dict(fmow=FMOW, # of the released code
-    eurosat=Normalisation((.3430, .3788, .4062), (.1682, .1102, .0910)), resisc45=Normalisation((.3666, .3795, .3422), (.1315, .1149, .1177)),
-    rs_c11=Normalisation((.3467, .3423, .3177), (.1103, .1039, .1106)), siri_whu=Normalisation((.3525, .3779, .3646), (.1057, .1009, .1068)),
-    uc_merced=Normalisation((.4823, .4881, .4487), (.1156, .1018, .1026)), whu_rs19=Normalisation((.4243, .4462, .4007), (.1655, .1467, .1604)))
+NORMALISATIONS = dict(
+    fmow=FMOW,  # of the released code
+    eurosat=Normalisation((0.3430, 0.3788, 0.4062), (0.1682, 0.1102, 0.0910)),
+    resisc45=Normalisation((0.3666, 0.3795, 0.3422), (0.1315, 0.1149, 0.1177)),
+    rs_c11=Normalisation((0.3467, 0.3423, 0.3177), (0.1103, 0.1039, 0.1106)),
+    siri_whu=Normalisation((0.3525, 0.3779, 0.3646), (0.1057, 0.1009, 0.1068)),
+    uc_merced=Normalisation((0.4823, 0.4881, 0.4487), (0.1156, 0.1018, 0.1026)),
+    whu_rs19=Normalisation((0.4243, 0.4462, 0.4007), (0.1655, 0.1467, 0.1604)),
+)
 
 # %% ../nbs/02_data.ipynb #filefacts
 @dataclass
 class FileFacts:
     "What `audit` found out about one image file."
-    path: str
-    hw: tuple = (0, 0)                  # pixels
-    bands: int = 0
-    dtype: str = ''                     # of a band, e.g. uint8
-    format: str = ''                    # what the file is, whatever its ending says
-    gsd: float | None = None            # metres per pixel
-    gsd_problem: str = ''
-    square: bool = True                 # pixels as high as wide on the ground, within 5 %
-    blank: bool = False                 # all pixels equal
-    digest: str = ''                    # of the pixels: equal for copies
-    problem: str = ''                   # why it cannot be read
 
-FORMAT_SUFFIXES = dict(JPEG=('.jpg', '.jpeg'), MPO=('.jpg', '.jpeg'), PNG=('.png',), TIFF=('.tif', '.tiff'), BMP=('.bmp',), WEBP=('.webp',))
+    path: str
+    hw: tuple = (0, 0)  # pixels
+    bands: int = 0
+    dtype: str = ''  # of a band, e.g. uint8
+    format: str = ''  # what the file is, whatever its ending says
+    gsd: float | None = None  # metres per pixel
+    gsd_problem: str = ''
+    square: bool = True  # pixels as high as wide on the ground, within 5 %
+    blank: bool = False  # all pixels equal
+    digest: str = ''  # of the pixels: equal for copies
+    problem: str = ''  # why it cannot be read
+
+
+FORMAT_SUFFIXES = dict(
+    JPEG=('.jpg', '.jpeg'),
+    MPO=('.jpg', '.jpeg'),
+    PNG=('.png',),
+    TIFF=('.tif', '.tiff'),
+    BMP=('.bmp',),
+    WEBP=('.webp',),
+)
 
 # %% ../nbs/02_data.ipynb #pixels-of
 def pixels_of(path) -> tuple[np.ndarray, str]:
     "`(pixels, format)`: all values of a picture, or of a TIFF (where rasterio is there) a regular grid of at most 16 million."
     if Path(path).suffix.lower() in ('.tif', '.tiff'):
         try:
-            with open_raster(path) as src: return src.read(out_shape=(src.count, *grid_hw((src.height, src.width), 16_000_000))), src.driver
-        except ImportError: pass
-        except OSError as e: raise ImageReadError(f"{path}: not a readable image ({e})") from e
-    with Image.open(path) as image: return np.array(image), image.format
+            with open_raster(path) as src:
+                return src.read(
+                    out_shape=(src.count, *grid_hw((src.height, src.width), 16_000_000))
+                ), src.driver
+        except ImportError:
+            pass
+        except OSError as e:
+            raise ImageReadError(f'{path}: not a readable image ({e})') from e
+    with Image.open(path) as image:
+        return np.array(image), image.format
 
 # %% ../nbs/02_data.ipynb #file-facts
-def file_facts(path, gsd:float|Callable|None=None) -> FileFacts:
+def file_facts(path, gsd: float | Callable | None = None) -> FileFacts:
     "Open one image file and note what it is; what goes wrong becomes its `problem`."
     facts = FileFacts(str(path))
-    try: pixels, facts.format = pixels_of(path)
-    except PermissionError: facts.problem = 'no permission to read it'
-    except Image.DecompressionBombError: facts.problem = 'more pixels than the limit (SATDINO_MAX_PIXELS raises it)'
-    except (OSError, SyntaxError, ValueError, EOFError) as e: facts.problem = str(e).removeprefix(f'{path}: ') or type(e).__name__
-    if facts.problem: return facts
+    try:
+        pixels, facts.format = pixels_of(path)
+    except PermissionError:
+        facts.problem = 'no permission to read it'
+    except Image.DecompressionBombError:
+        facts.problem = 'more pixels than the limit (SATDINO_MAX_PIXELS raises it)'
+    except (OSError, SyntaxError, ValueError, EOFError) as e:
+        facts.problem = str(e).removeprefix(f'{path}: ') or type(e).__name__
+    if facts.problem:
+        return facts
     tiff = facts.format == 'GTiff'
-    facts.hw, facts.bands = (pixels.shape[1:], len(pixels)) if tiff else (pixels.shape[:2], 1 if pixels.ndim == 2 else pixels.shape[2])
+    facts.hw, facts.bands = (
+        (pixels.shape[1:], len(pixels))
+        if tiff
+        else (pixels.shape[:2], 1 if pixels.ndim == 2 else pixels.shape[2])
+    )
     facts.dtype, facts.blank = str(pixels.dtype), bool((pixels == pixels.flat[0]).all())
     facts.digest = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=12).hexdigest()
     if tiff:
         facts.format = 'TIFF'
-        with open_raster(path) as src: facts.hw, located = (src.height, src.width), src.crs is not None and not src.transform.is_identity
+        with open_raster(path) as src:
+            facts.hw, located = (
+                (src.height, src.width),
+                src.crs is not None and not src.transform.is_identity,
+            )
     try:
-        if gsd is not None: facts.gsd = check_gsd(gsd(Path(path)) if callable(gsd) else gsd)
+        if gsd is not None:
+            facts.gsd = check_gsd(gsd(Path(path)) if callable(gsd) else gsd)
         elif tiff and located:
             down, across = file_gsd(path)
-            facts.gsd, facts.square = mean_gsd(down, across), abs(down/across - 1) < 0.05
-    except (ValueError, LookupError) as e: facts.gsd_problem = str(e)
+            facts.gsd, facts.square = mean_gsd(down, across), abs(down / across - 1) < 0.05
+    except (ValueError, LookupError) as e:
+        facts.gsd_problem = str(e)
     return facts
 
 # %% ../nbs/02_data.ipynb #view-gsds
-PAPER_VIEWS = {'global': ((0.25, 1.0), 224), 'local': ((0.05, 0.25), 96)} # name: (range of area fractions, pixels of the view)
+PAPER_VIEWS = {
+    'global': ((0.25, 1.0), 224),
+    'local': ((0.05, 0.25), 96),
+}  # name: (range of area fractions, pixels of the view)
 
-def view_gsds(gsds:np.ndarray, hws:np.ndarray, scale:tuple, size:int, steps:int=64) -> tuple[np.ndarray, float]:
+
+def view_gsds(
+    gsds: np.ndarray, hws: np.ndarray, scale: tuple, size: int, steps: int = 64
+) -> tuple[np.ndarray, float]:
     "GSDs `(N, steps)` of square crops of images `(N,)`, `(N, 2)` over the area fractions `scale`, resized to `size`; and the share that is enlarged."
     area = np.linspace(*scale, steps)
-    side = np.sqrt(area*np.prod(np.asarray(hws, dtype=float), 1)[:, None])
-    return np.asarray(gsds, dtype=float)[:, None]*side/size, float((side < size).mean())
+    side = np.sqrt(area * np.prod(np.asarray(hws, dtype=float), 1)[:, None])
+    return np.asarray(gsds, dtype=float)[:, None] * side / size, float((side < size).mean())
 
 # %% ../nbs/02_data.ipynb #audit
 @dataclass(repr=False)
 class Audit:
     "What an audit found: facts of every image file, counts of other files, folders that could not be opened, links to folders, the views asked about."
+
     path: str
     files: list[FileFacts]
-    others: dict = field(default_factory=dict)      # ending: count of files that are not images
-    closed: list = field(default_factory=list)      # folders that cannot be opened
-    links: list = field(default_factory=list)       # links to folders, not followed
+    others: dict = field(default_factory=dict)  # ending: count of files that are not images
+    closed: list = field(default_factory=list)  # folders that cannot be opened
+    links: list = field(default_factory=list)  # links to folders, not followed
     views: dict = field(default_factory=lambda: PAPER_VIEWS)
-    seconds: float = 0.
+    seconds: float = 0.0
 
     @property
-    def good(self) -> list: return [f for f in self.files if not f.problem]
+    def good(self) -> list:
+        return [f for f in self.files if not f.problem]
+
     @property
-    def unreadable(self) -> list: return [f for f in self.files if f.problem]
+    def unreadable(self) -> list:
+        return [f for f in self.files if f.problem]
+
     @property
     def copies(self) -> list:
         "Groups of paths with equal pixels."
         groups = {}
-        for f in self.good: groups.setdefault((f.digest, f.hw), []).append(f.path)
+        for f in self.good:
+            groups.setdefault((f.digest, f.hw), []).append(f.path)
         return [g for g in groups.values() if len(g) > 1]
-    def __repr__(self) -> str: return f"Audit({self.path}: {len(self.good)} readable images, {len(self.unreadable)} unreadable)"
-    def _repr_markdown_(self) -> str: return audit_text(self)
+
+    def __repr__(self) -> str:
+        return f'Audit({self.path}: {len(self.good)} readable images, {len(self.unreadable)} unreadable)'
+
+    def _repr_markdown_(self) -> str:
+        return audit_text(self)
 
 # %% ../nbs/02_data.ipynb #693ce07b
-def audit(path,                         # a folder, or a CSV or Parquet index
-          gsd:float|Callable|None=None, # metres per pixel: a number, a function of the path, or None (read from georeferenced TIFFs)
-          views:dict=PAPER_VIEWS,       # name: (range of area fractions, pixels of the view)
-          workers:int=2,                # threads
-         ) -> Audit:
+def audit(
+    path,  # a folder, or a CSV or Parquet index
+    gsd: float
+    | Callable
+    | None = None,  # metres per pixel: a number, a function of the path, or None (read from georeferenced TIFFs)
+    views: dict = PAPER_VIEWS,  # name: (range of area fractions, pixels of the view)
+    workers: int = 2,  # threads
+) -> Audit:
     "Open every image file below `path` once and report what is there."
     start, path, rest = time.perf_counter(), Path(path), ({}, [], [])
-    if path.is_dir(): files, *rest = walk(path)
+    if path.is_dir():
+        files, *rest = walk(path)
     else:
-        rows = {str(path.parent/str(r['file'])): r.get('gsd') for r in read_table(path) if 'file' in r}
+        rows = {
+            str(path.parent / str(r['file'])): r.get('gsd') for r in read_table(path) if 'file' in r
+        }
         files, gsd = list(rows), gsd or (lambda p: rows[str(p)])
-    if not files: raise ValueError(f"{path}: no images below it ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    if not files:
+        raise ValueError(f'{path}: no images below it ({", ".join(sorted(IMAGE_SUFFIXES))})')
     with ThreadPoolExecutor(workers) as pool:
-        facts = list(tqdm(pool.map(lambda p: file_facts(p, gsd), files), 'auditing', len(files), leave=False))
+        facts = list(
+            tqdm(pool.map(lambda p: file_facts(p, gsd), files), 'auditing', len(files), leave=False)
+        )
     return Audit(str(path), facts, *rest, views, time.perf_counter() - start)
 
 # %% ../nbs/02_data.ipynb #counted
-def counted(values:Iterable|dict, most:int=6) -> str:
+def counted(values: Iterable | dict, most: int = 6) -> str:
     "'8 x a, 3 x b, ...': values (or a dictionary of counts) by how often they occur."
     counts = Counter(values).most_common()
-    return ', '.join(f"{n} x {v}" for v, n in counts[:most]) + (f", and {len(counts) - most} more" if len(counts) > most else '')
+    return ', '.join(f'{n} x {v}' for v, n in counts[:most]) + (
+        f', and {len(counts) - most} more' if len(counts) > most else ''
+    )
 
-def span(values:np.ndarray) -> str: return ' / '.join(f"{v:.3g}" for v in np.quantile(values, (0, .05, .5, .95, 1)))
 
-def audit_rows(a:Audit) -> list[tuple]:
+def span(values: np.ndarray) -> str:
+    return ' / '.join(f'{v:.3g}' for v in np.quantile(values, (0, 0.05, 0.5, 0.95, 1)))
+
+
+def audit_rows(a: Audit) -> list[tuple]:
     "`(what, finding)` rows of an audit's first table."
     good, gsds = a.good, np.array([f.gsd for f in a.good if f.gsd])
-    rows = [('images', f"{len(good)} readable, {len(a.unreadable)} not"), ('size, height x width', counted(f"{f.hw[0]} x {f.hw[1]}" for f in good)),
-            ('bands', counted(f.bands for f in good)), ('values', counted(f.dtype for f in good)), ('format', counted(f.format for f in good)),
-            ('folders', counted((Path(f.path).parent.name for f in a.files), 12)), ('other files', counted(a.others) or 'none'),
-            ('GSD known', f"{len(gsds)} of {len(good)}")]
+    rows = [
+        ('images', f'{len(good)} readable, {len(a.unreadable)} not'),
+        ('size, height x width', counted(f'{f.hw[0]} x {f.hw[1]}' for f in good)),
+        ('bands', counted(f.bands for f in good)),
+        ('values', counted(f.dtype for f in good)),
+        ('format', counted(f.format for f in good)),
+        ('folders', counted((Path(f.path).parent.name for f in a.files), 12)),
+        ('other files', counted(a.others) or 'none'),
+        ('GSD known', f'{len(gsds)} of {len(good)}'),
+    ]
     if len(gsds):
         sides = np.array([min(footprint(f.gsd, f.hw)) for f in good if f.gsd])
-        rows += [('GSD, m (min / 5 % / median / 95 % / max)', span(gsds)), ('shorter side on the ground, m', span(sides))]
+        rows += [
+            ('GSD, m (min / 5 % / median / 95 % / max)', span(gsds)),
+            ('shorter side on the ground, m', span(sides)),
+        ]
     return rows
 
 # %% ../nbs/02_data.ipynb #audit-findings
-def audit_findings(a:Audit) -> dict:
+def audit_findings(a: Audit) -> dict:
     "Lists of paths that want a look, by what is the matter."
-    right = lambda f: Path(f.path).suffix.lower() in FORMAT_SUFFIXES.get(f.format, (Path(f.path).suffix.lower(),))
+    right = lambda f: (
+        Path(f.path).suffix.lower() in FORMAT_SUFFIXES.get(f.format, (Path(f.path).suffix.lower(),))
+    )
     smallest = min((size for _, size in a.views.values()), default=1)
-    return {'cannot be read': [f"{f.path}: {f.problem}" for f in a.unreadable], 'folders that cannot be opened': a.closed, 'links to folders, not followed': a.links,
-            'the same pixels': [' = '.join(g[:4]) + (f' = {len(g) - 4} more' if len(g) > 4 else '') for g in a.copies],
-            'all pixels equal': [f.path for f in a.good if f.blank],
-            'ending does not fit the format': [f"{f.path}: {f.format}" for f in a.good if not right(f)],
-            'not 8-bit: to be stretched (geotiff_tiles)': [f"{f.path}: {f.dtype}" for f in a.good if f.dtype not in ('uint8', 'bool')],
-            'narrower than the smallest view': [f"{f.path}: {f.hw[0]} x {f.hw[1]}" for f in a.good if min(f.hw) < smallest],
-            'pixels that are not square on the ground': [f.path for f in a.good if not f.square],
-            'GSD missing or wrong': [f"{f.path}: {f.gsd_problem}" for f in a.good if f.gsd_problem],
-            'unusual GSD (below 1 cm or above 1 km)': [f"{f.path}: {f.gsd:g} m" for f in a.good if f.gsd and not 0.01 <= f.gsd <= 1000],
-            'class names that differ only in case': [', '.join(g) for g in same_but_case(Path(f.path).parent.name for f in a.files)]}
+    return {
+        'cannot be read': [f'{f.path}: {f.problem}' for f in a.unreadable],
+        'folders that cannot be opened': a.closed,
+        'links to folders, not followed': a.links,
+        'the same pixels': [
+            ' = '.join(g[:4]) + (f' = {len(g) - 4} more' if len(g) > 4 else '') for g in a.copies
+        ],
+        'all pixels equal': [f.path for f in a.good if f.blank],
+        'ending does not fit the format': [f'{f.path}: {f.format}' for f in a.good if not right(f)],
+        'not 8-bit: to be stretched (geotiff_tiles)': [
+            f'{f.path}: {f.dtype}' for f in a.good if f.dtype not in ('uint8', 'bool')
+        ],
+        'narrower than the smallest view': [
+            f'{f.path}: {f.hw[0]} x {f.hw[1]}' for f in a.good if min(f.hw) < smallest
+        ],
+        'pixels that are not square on the ground': [f.path for f in a.good if not f.square],
+        'GSD missing or wrong': [f'{f.path}: {f.gsd_problem}' for f in a.good if f.gsd_problem],
+        'unusual GSD (below 1 cm or above 1 km)': [
+            f'{f.path}: {f.gsd:g} m' for f in a.good if f.gsd and not 0.01 <= f.gsd <= 1000
+        ],
+        'class names that differ only in case': [
+            ', '.join(g) for g in same_but_case(Path(f.path).parent.name for f in a.files)
+        ],
+    }
 
 # %% ../nbs/02_data.ipynb #audit-text
-def audit_text(a:Audit, most:int=8) -> str:
+def audit_text(a: Audit, most: int = 8) -> str:
     "An audit as Markdown: tables of what is there and of the views' GSDs, then what wants a look, `most` lines each."
-    table = lambda head, rows: '\n'.join([f"| {' | '.join(r)} |" for r in (head, ('---',)*len(head), *rows)])
-    parts = [f"# {a.path}", f"{len(a.files)} image files in {a.seconds:.0f} s", table(('', 'found'), audit_rows(a))]
+    table = lambda head, rows: '\n'.join(
+        [f'| {" | ".join(r)} |' for r in (head, ('---',) * len(head), *rows)]
+    )
+    parts = [
+        f'# {a.path}',
+        f'{len(a.files)} image files in {a.seconds:.0f} s',
+        table(('', 'found'), audit_rows(a)),
+    ]
     known = [f for f in a.good if f.gsd]
     if known and a.views:
         rows = []
         for name, (scale, size) in a.views.items():
             gsds, enlarged = view_gsds([f.gsd for f in known], [f.hw for f in known], scale, size)
-            rows.append((name, f"{scale[0]:g} to {scale[1]:g}", f"{size}", span(gsds), f"{enlarged:.0%}"))
-        parts.append(table(('views', 'area fraction', 'pixels', 'GSD, m (min / 5 % / median / 95 % / max)', 'enlarged'), rows))
+            rows.append(
+                (name, f'{scale[0]:g} to {scale[1]:g}', f'{size}', span(gsds), f'{enlarged:.0%}')
+            )
+        parts.append(
+            table(
+                (
+                    'views',
+                    'area fraction',
+                    'pixels',
+                    'GSD, m (min / 5 % / median / 95 % / max)',
+                    'enlarged',
+                ),
+                rows,
+            )
+        )
     for what, lines in audit_findings(a).items():
-        if lines: parts.append(f"**{len(lines)} {what}**\n\n" + '\n'.join([f"- {x}" for x in lines[:most]] + [f"- ... and {len(lines) - most} more"]*(len(lines) > most)))
+        if lines:
+            parts.append(
+                f'**{len(lines)} {what}**\n\n'
+                + '\n'.join(
+                    [f'- {x}' for x in lines[:most]]
+                    + [f'- ... and {len(lines) - most} more'] * (len(lines) > most)
+                )
+            )
     return '\n\n'.join(parts) + '\n'
 
 # %% ../nbs/02_data.ipynb #preview
-def preview(path, size:int=160) -> Image.Image:
+def preview(path, size: int = 160) -> Image.Image:
     "A picture of any image file, the shorter side cut to fill `size` pixels; values that are not 8-bit are stretched from their 2nd to 98th percentile."
     pixels, form = pixels_of(path)
-    if form != 'GTiff': pixels = np.atleast_3d(np.array(Image.open(path).convert('RGB')) if pixels.dtype == np.uint8 else pixels).transpose(2, 0, 1)
+    if form != 'GTiff':
+        pixels = np.atleast_3d(
+            np.array(Image.open(path).convert('RGB')) if pixels.dtype == np.uint8 else pixels
+        ).transpose(2, 0, 1)
     pixels = pixels[[0, 1, 2] if len(pixels) >= 3 else [0, 0, 0]]
     if pixels.dtype != np.uint8:
         valid = np.isfinite(pixels).all(0)
-        limits = np.percentile(pixels[:, valid].astype(float), (2, 98), axis=1).T if valid.any() else [(0, 1)]*3
+        limits = (
+            np.percentile(pixels[:, valid].astype(float), (2, 98), axis=1).T
+            if valid.any()
+            else [(0, 1)] * 3
+        )
         pixels = stretch(pixels, valid, limits).numpy()
     side = min(pixels.shape[1:])
-    return Image.fromarray(np.ascontiguousarray(pixels[:, :side, :side].transpose(1, 2, 0))).resize((size, size), Image.Resampling.BICUBIC)
+    return Image.fromarray(np.ascontiguousarray(pixels[:, :side, :side].transpose(1, 2, 0))).resize(
+        (size, size), Image.Resampling.BICUBIC
+    )
 
-def contact_sheet(a:Audit, n:int=24, columns:int=8, size:int=160, seed:int=0) -> Image.Image:
+
+def contact_sheet(
+    a: Audit, n: int = 24, columns: int = 8, size: int = 160, seed: int = 0
+) -> Image.Image:
     "A picture of `n` readable files of an audit, drawn by `seed`: their upper left squares, with scale bars where the GSD is known."
     chosen = [a.good[i] for i in sorted(np.random.default_rng(seed).permutation(len(a.good))[:n])]
-    sheet = Image.new('RGB', (columns*(size + 4), math.ceil(len(chosen)/columns)*(size + 4)), 'white')
+    sheet = Image.new(
+        'RGB', (columns * (size + 4), math.ceil(len(chosen) / columns) * (size + 4)), 'white'
+    )
     for k, f in enumerate(chosen):
         picture = preview(f.path, size)
-        if f.gsd: picture = draw_scale_bar(picture, f.gsd*min(f.hw)/size, 0.6)
-        sheet.paste(picture, (k % columns*(size + 4), k//columns*(size + 4)))
+        if f.gsd:
+            picture = draw_scale_bar(picture, f.gsd * min(f.hw) / size, 0.6)
+        sheet.paste(picture, (k % columns * (size + 4), k // columns * (size + 4)))
     return sheet
 
 # %% ../nbs/02_data.ipynb #audit-command
-def audit_command(path:Path, /, gsd:float|None=None, out:Path|None=None, global_size:int=224, local_size:int=96, global_scale:tuple[float, float]=(0.25, 1.0),
-                  local_scale:tuple[float, float]=(0.05, 0.25), workers:int=2) -> None:
+def audit_command(
+    path: Path,
+    /,
+    gsd: float | None = None,
+    out: Path | None = None,
+    global_size: int = 224,
+    local_size: int = 96,
+    global_scale: tuple[float, float] = (0.25, 1.0),
+    local_scale: tuple[float, float] = (0.05, 0.25),
+    workers: int = 2,
+) -> None:
     "Report what is in a folder of images or a CSV or Parquet index; --out FOLDER keeps the report, a contact sheet and the facts of every file."
-    a = audit(path, gsd, {'global': (global_scale, global_size), 'local': (local_scale, local_size)}, workers)
+    a = audit(
+        path,
+        gsd,
+        {'global': (global_scale, global_size), 'local': (local_scale, local_size)},
+        workers,
+    )
     print(audit_text(a))
-    if out is None: return
+    if out is None:
+        return
     out.mkdir(parents=True, exist_ok=True)
-    (out/'report.md').write_text(audit_text(a, most=10**9), encoding='utf-8')
-    if a.good: contact_sheet(a).save(out/'contact_sheet.jpg', quality=90)
-    with open(out/'files.csv', 'w', newline='', encoding='utf-8') as f:
+    (out / 'report.md').write_text(audit_text(a, most=10**9), encoding='utf-8')
+    if a.good:
+        contact_sheet(a).save(out / 'contact_sheet.jpg', quality=90)
+    with open(out / 'files.csv', 'w', newline='', encoding='utf-8') as f:
         writer = csv.DictWriter(f, list(asdict(a.files[0])), lineterminator='\n')
         writer.writeheader()
         writer.writerows(asdict(facts) for facts in a.files)
-    print(f"written: {out/'report.md'}, contact_sheet.jpg, files.csv")
+    print(f'written: {out / "report.md"}, contact_sheet.jpg, files.csv')
 
-def stats_command(path:Path, /, most:int=2000, seed:int=0) -> None:
+
+def stats_command(path: Path, /, most: int = 2000, seed: int = 0) -> None:
     "Print mean and standard deviation of each channel, over at most --most images, as JSON."
     print(json.dumps(asdict(channel_stats(open_tiles(path), most, seed))))
 
@@ -998,8 +1603,18 @@ def stats_command(path:Path, /, most:int=2000, seed:int=0) -> None:
 def main(args=None) -> None:
     "Command line of `python -m satdino_nb.data`."
     import sys
-    import tyro
-    try: tyro.extras.subcommand_cli_from_dict({'audit': audit_command, 'stats': stats_command}, args=args, description="Look at your own imagery.")
-    except (ValueError, OSError, ImportError) as e: sys.exit(f"error: {e}")
 
-if __name__ == '__main__' and '__file__' in globals(): main()
+    import tyro
+
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            {'audit': audit_command, 'stats': stats_command},
+            args=args,
+            description='Look at your own imagery.',
+        )
+    except (ValueError, OSError, ImportError) as e:
+        sys.exit(f'error: {e}')
+
+
+if __name__ == '__main__' and '__file__' in globals():
+    main()

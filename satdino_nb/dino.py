@@ -27,156 +27,236 @@ from .vit import SatViT
 # %% ../nbs/05_dino.ipynb #dinohead
 class DINOHead(nn.Module):
     "Features `(..., in_dim)` to prototype scores `(..., out_dim)`: MLP, L2 norm, weight-normed linear layer."
-    def __init__(self, in_dim:int, out_dim:int=65536, hidden_dim:int=2048, bottleneck_dim:int=256, layers:int=3, norm_last_layer:bool=True):
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int = 65536,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        layers: int = 3,
+        norm_last_layer: bool = True,
+    ):
         super().__init__()
-        widths = [in_dim] + [hidden_dim]*(layers - 1) + [bottleneck_dim]
+        widths = [in_dim] + [hidden_dim] * (layers - 1) + [bottleneck_dim]
         steps = [m for a, b in zip(widths, widths[1:]) for m in (nn.Linear(a, b), nn.GELU())]
         self.mlp = nn.Sequential(*steps[:-1])
         for m in self.mlp.modules():
-            if isinstance(m, nn.Linear): trunc_normal_(m.weight, std=0.02); nn.init.zeros_(m.bias)
+            if isinstance(m, nn.Linear):
+                trunc_normal_(m.weight, std=0.02)
+                nn.init.zeros_(m.bias)
         self.last_layer = weight_norm(nn.Linear(bottleneck_dim, out_dim, bias=False))
-        length = self.last_layer.parametrizations.weight.original0   # of each row
+        length = self.last_layer.parametrizations.weight.original0  # of each row
         nn.init.ones_(length)
         length.requires_grad_(not norm_last_layer)
 
-    def forward(self, x): return self.last_layer(F.normalize(self.mlp(x), dim=-1))
+    def forward(self, x):
+        return self.last_layer(F.normalize(self.mlp(x), dim=-1))
 
 # %% ../nbs/05_dino.ipynb #all-sum
-def across(x:torch.Tensor, op:str='sum') -> torch.Tensor:
+def across(x: torch.Tensor, op: str = 'sum') -> torch.Tensor:
     "`x` summed ('sum'), averaged ('mean') or maximised ('max') over all processes, in place; as it is where there is only one."
-    if not (dist.is_available() and dist.is_initialized()): return x
+    if not (dist.is_available() and dist.is_initialized()):
+        return x
     dist.all_reduce(x, dist.ReduceOp.MAX if op == 'max' else dist.ReduceOp.SUM)
     return x.div_(dist.get_world_size()) if op == 'mean' else x
 
-def sinkhorn(scores:torch.Tensor, temperature:float, rounds:int=3) -> torch.Tensor:
+
+def sinkhorn(scores: torch.Tensor, temperature: float, rounds: int = 3) -> torch.Tensor:
     "Answers of teacher `scores` `(..., K)` in which all prototypes are used equally over the batch of all processes (DINOv2, arXiv 2304.07193)."
-    z = scores.float()/temperature
+    z = scores.float() / temperature
     q = (z - across(z.max(), 'max')).exp()
     count = across(torch.tensor(float(q[..., 0].numel()), device=q.device))
     for _ in range(rounds):
-        share = across(q.flatten(0, -2).sum(0))                  # of each prototype
-        q = q/(share.clamp(min=1e-30)*scores.shape[-1])
-        q = q/(q.sum(-1, keepdim=True)*count)
-    return q*count
+        share = across(q.flatten(0, -2).sum(0))  # of each prototype
+        q = q / (share.clamp(min=1e-30) * scores.shape[-1])
+        q = q / (q.sum(-1, keepdim=True) * count)
+    return q * count
 
 # %% ../nbs/05_dino.ipynb #crossentropy
 class CrossEntropy(torch.autograd.Function):
     "Mean over pairs of different views of -<q, log softmax(scores/temperature)>, for `student` scores `(V, B, K)` and `q` `(G, B, K)`, in fp32 view by view."
+
     @staticmethod
     def forward(ctx, student, q, temperature):
         V, G, B = len(student), len(q), student.shape[1]
-        total, pairs = q.sum(0), B*G*(V - 1)
-        loss, gradient = q.new_zeros(()), torch.empty_like(student) if ctx.needs_input_grad[0] else None
+        total, pairs = q.sum(0), B * G * (V - 1)
+        loss, gradient = (
+            q.new_zeros(()),
+            torch.empty_like(student) if ctx.needs_input_grad[0] else None,
+        )
         for v, scores in enumerate(student):
-            z = (scores.float()/temperature).log_softmax(-1)
+            z = (scores.float() / temperature).log_softmax(-1)
             partners, n = (total - q[v], G - 1) if v < G else (total, G)
-            loss -= (partners*z).sum()
-            if gradient is not None: gradient[v] = z.exp_().mul_(n) - partners
-        ctx.gradient, ctx.divisor = gradient, temperature*pairs
-        return loss/pairs
+            loss -= (partners * z).sum()
+            if gradient is not None:
+                gradient[v] = z.exp_().mul_(n) - partners
+        ctx.gradient, ctx.divisor = gradient, temperature * pairs
+        return loss / pairs
 
     @staticmethod
     def backward(ctx, upstream):
-        gradient, ctx.gradient = ctx.gradient, None                    # scaled in place, so it serves once
-        if gradient is None: raise RuntimeError("this loss cannot be differentiated twice; compute it again")
-        return gradient.mul_((upstream/ctx.divisor).to(gradient.dtype)), None, None
+        gradient, ctx.gradient = ctx.gradient, None  # scaled in place, so it serves once
+        if gradient is None:
+            raise RuntimeError('this loss cannot be differentiated twice; compute it again')
+        return gradient.mul_((upstream / ctx.divisor).to(gradient.dtype)), None, None
 
 # %% ../nbs/05_dino.ipynb #dinoloss
 class DINOLoss(nn.Module):
     "Cross-entropy between a centred, sharpened teacher and the student over all pairs of different views (DINO, eq. 2-4); `centring` by running 'mean' or 'sinkhorn'."
-    def __init__(self, out_dim:int, student_temp:float=0.1, centre_momentum:float=0.9, centring:str='mean'):
+
+    def __init__(
+        self,
+        out_dim: int,
+        student_temp: float = 0.1,
+        centre_momentum: float = 0.9,
+        centring: str = 'mean',
+    ):
         super().__init__()
-        if centring not in ('mean', 'sinkhorn'): raise ValueError(f"centring must be 'mean' or 'sinkhorn', got {centring!r}")
-        self.student_temp, self.centre_momentum, self.centring = student_temp, centre_momentum, centring
+        if centring not in ('mean', 'sinkhorn'):
+            raise ValueError(f"centring must be 'mean' or 'sinkhorn', got {centring!r}")
+        self.student_temp, self.centre_momentum, self.centring = (
+            student_temp,
+            centre_momentum,
+            centring,
+        )
         self.register_buffer('centre', torch.zeros(out_dim))
 
-    def probabilities(self, teacher:torch.Tensor, teacher_temp:float) -> torch.Tensor:
+    def probabilities(self, teacher: torch.Tensor, teacher_temp: float) -> torch.Tensor:
         "The teacher's distributions, of the shape of its scores `(..., K)`, in fp32."
-        if self.centring == 'sinkhorn': return sinkhorn(teacher, teacher_temp)
-        return F.softmax((teacher.float() - self.centre)/teacher_temp, -1)
+        if self.centring == 'sinkhorn':
+            return sinkhorn(teacher, teacher_temp)
+        return F.softmax((teacher.float() - self.centre) / teacher_temp, -1)
 
-    def forward(self, student:torch.Tensor, q:torch.Tensor) -> torch.Tensor:
+    def forward(self, student: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
         "Mean loss of `student` scores `(V, B, K)`, globals first, against teacher probabilities `q` `(G, B, K)`."
         return CrossEntropy.apply(student, q, self.student_temp)
 
     @torch.no_grad()
-    def update_centre(self, teacher:torch.Tensor) -> None:
+    def update_centre(self, teacher: torch.Tensor) -> None:
         "Move the centre towards the mean of the teacher's scores `(..., K)`, those of all processes."
-        self.centre.lerp_(across(teacher.float().flatten(0, -2).mean(0), 'mean'), 1 - self.centre_momentum)
+        self.centre.lerp_(
+            across(teacher.float().flatten(0, -2).mean(0), 'mean'), 1 - self.centre_momentum
+        )
 
 # %% ../nbs/05_dino.ipynb #gsd-loss
-def gsd_loss(said:torch.Tensor, gsd:torch.Tensor, log:bool=False, unknown:str='stop') -> torch.Tensor:
+def gsd_loss(
+    said: torch.Tensor, gsd: torch.Tensor, log: bool = False, unknown: str = 'stop'
+) -> torch.Tensor:
     """Mean squared error of what the GSD head `said` against true view `gsd` in metres per pixel, any matching shape.
 
     With `log` the head says the natural logarithm of metres. Unknown GSDs (NaN) are a `ValueError`, or
     take no part in the mean (`unknown='skip'`; 0 where none is known).
     """
-    known = ~gsd.isnan()                        # where it lies, on the CPU: no GPU is waited for
+    known = ~gsd.isnan()  # where it lies, on the CPU: no GPU is waited for
     if unknown != 'skip' and not known.all():
-        raise ValueError("the GSD loss needs the GSD of every image; give it, train with gamma=0, or skip such images (unknown_gsd)")
-    truth, share = gsd.float().nan_to_num(1.0).to(said.device), (known/known.sum().clamp(min=1)).float().to(said.device)
-    return ((said.float() - (truth.log() if log else truth)).square()*share).sum()
+        raise ValueError(
+            'the GSD loss needs the GSD of every image; give it, train with gamma=0, or skip such images (unknown_gsd)'
+        )
+    truth, share = (
+        gsd.float().nan_to_num(1.0).to(said.device),
+        (known / known.sum().clamp(min=1)).float().to(said.device),
+    )
+    return ((said.float() - (truth.log() if log else truth)).square() * share).sum()
 
 # %% ../nbs/05_dino.ipynb #network
 class Network(nn.Module):
     "A backbone with a DINO head: views `(V, B, 3, S, S)` to prototype scores `(V, B, K)`, what the GSD head says `(V, B)` or None, and CLS `(V, B, D)`."
-    def __init__(self, backbone:SatViT, head:DINOHead):
+
+    def __init__(self, backbone: SatViT, head: DINOHead):
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def forward(self, x:torch.Tensor):
+    def forward(self, x: torch.Tensor):
         tokens, head = self.backbone.summary(x.flatten(0, 1)), self.backbone.gsd_head
         said = None if head is None else head(tokens.gsd).view(x.shape[:2])
-        return self.head(tokens.cls).unflatten(0, x.shape[:2]), said, tokens.cls.unflatten(0, x.shape[:2])
+        return (
+            self.head(tokens.cls).unflatten(0, x.shape[:2]),
+            said,
+            tokens.cls.unflatten(0, x.shape[:2]),
+        )
 
 # %% ../nbs/05_dino.ipynb #losses
 @dataclass
 class Losses:
     "One step's losses (scalars with gradient), and what health checks need (without gradient)."
+
     total: torch.Tensor
     dino: torch.Tensor
     gsd: torch.Tensor
-    gsd_mae: torch.Tensor             # mean absolute error of the GSD estimates, metres; NaN without a GSD loss
-    mean_mae: torch.Tensor            # that of always answering the mean of these views
-    q: torch.Tensor                   # the teacher's answers (G, B, K), for `answers`
-    features: torch.Tensor            # the teacher's CLS tokens (G, B, D), for `effective_rank` and `feature_std`
+    gsd_mae: (
+        torch.Tensor
+    )  # mean absolute error of the GSD estimates, metres; NaN without a GSD loss
+    mean_mae: torch.Tensor  # that of always answering the mean of these views
+    q: torch.Tensor  # the teacher's answers (G, B, K), for `answers`
+    features: (
+        torch.Tensor
+    )  # the teacher's CLS tokens (G, B, D), for `effective_rank` and `feature_std`
 
-def answers(q:torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+
+def answers(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Mean entropy of distributions `q` `(..., K)`, and their mean KL divergence from their mean, in nats."
-    entropy = lambda p: -(p*p.clamp(min=1e-12).log()).sum(-1)
+    entropy = lambda p: -(p * p.clamp(min=1e-12).log()).sum(-1)
     own = entropy(q).mean()
     return own, entropy(q.flatten(0, -2).mean(0)) - own
 
 # %% ../nbs/05_dino.ipynb #effective-rank
-def effective_rank(x:torch.Tensor) -> torch.Tensor:
+def effective_rank(x: torch.Tensor) -> torch.Tensor:
     "Exponential of the entropy of the singular values of features `(..., D)` (RankMe, arXiv 2210.02885), from 1 to min(N, D)."
     share = torch.linalg.svdvals(x.flatten(0, -2).float())
-    share = share/share.sum().clamp(min=1e-12)
-    return (-(share*share.clamp(min=1e-12).log()).sum()).exp()
+    share = share / share.sum().clamp(min=1e-12)
+    return (-(share * share.clamp(min=1e-12).log()).sum()).exp()
 
-def feature_std(x:torch.Tensor) -> torch.Tensor:
+
+def feature_std(x: torch.Tensor) -> torch.Tensor:
     "Mean standard deviation over images of features `(..., D)` of length 1, times sqrt(D): 1 if spread evenly, 0 if equal (SimSiam, arXiv 2011.10566)."
-    return F.normalize(x.flatten(0, -2).float(), dim=-1).std(0).mean()*x.shape[-1]**0.5
+    return F.normalize(x.flatten(0, -2).float(), dim=-1).std(0).mean() * x.shape[-1] ** 0.5
 
 # %% ../nbs/05_dino.ipynb #satdino
 class SatDINO(nn.Module):
     "Student, teacher and losses. Drive it step by step: `forward` -> backward -> optimiser -> `update_teacher`."
-    def __init__(self, backbone:SatViT, head:DINOHead, gamma:float=0.1, student_temp:float=0.1, centre_momentum:float=0.9,
-                 centring:str='mean', train_gsd_head:bool=True, unknown_gsd:str='stop'):
+
+    def __init__(
+        self,
+        backbone: SatViT,
+        head: DINOHead,
+        gamma: float = 0.1,
+        student_temp: float = 0.1,
+        centre_momentum: float = 0.9,
+        centring: str = 'mean',
+        train_gsd_head: bool = True,
+        unknown_gsd: str = 'stop',
+    ):
         super().__init__()
-        if gamma < 0: raise ValueError(f"gamma must be 0 or more, got {gamma}")
-        if gamma and backbone.gsd_head is None: raise ValueError("gamma > 0 needs a backbone with a GSD token")
-        if backbone.gsd_head is not None: backbone.gsd_head.requires_grad_(bool(gamma) and train_gsd_head)
+        if gamma < 0:
+            raise ValueError(f'gamma must be 0 or more, got {gamma}')
+        if gamma and backbone.gsd_head is None:
+            raise ValueError('gamma > 0 needs a backbone with a GSD token')
+        if backbone.gsd_head is not None:
+            backbone.gsd_head.requires_grad_(bool(gamma) and train_gsd_head)
         self.student, self.gamma, self.unknown_gsd = Network(backbone, head), gamma, unknown_gsd
         self.average = ModelEmaV3(self.student, exclude_buffers=True).requires_grad_(False)
-        self.loss = DINOLoss(head.last_layer.weight.shape[0], student_temp, centre_momentum, centring)
-        self.seen = []                                                 # mean teacher scores since the last update
+        self.loss = DINOLoss(
+            head.last_layer.weight.shape[0], student_temp, centre_momentum, centring
+        )
+        self.seen = []  # mean teacher scores since the last update
 
     @property
-    def teacher(self) -> Network: return self.average.module
-    def train(self, mode:bool=True): super().train(mode); self.average.eval(); return self
+    def teacher(self) -> Network:
+        return self.average.module
 
-    def forward(self, views:Sequence[torch.Tensor], gsd:Sequence[torch.Tensor], teacher_temp:float, gamma:float|None=None) -> Losses:
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.average.eval()
+        return self
+
+    def forward(
+        self,
+        views: Sequence[torch.Tensor],
+        gsd: Sequence[torch.Tensor],
+        teacher_temp: float,
+        gamma: float | None = None,
+    ) -> Losses:
         "Losses for normalised `views` `(V, B, 3, S, S)` by size, globals first, with `gsd` `(V, B)` each; `gamma` as given at the start unless it changes."
         with torch.no_grad():
             scores, _, features = self.teacher(views[0])
@@ -184,18 +264,34 @@ class SatDINO(nn.Module):
             self.seen.append(scores.float().flatten(0, -2).mean(0))
         out = [self.student(v) for v in views]
         dino = self.loss(torch.cat([s for s, _, _ in out]), q)
-        metres, mae, mean_mae = self.gsd_losses([s for _, s, _ in out], gsd) if self.gamma else (torch.zeros_like(dino), *[torch.full_like(dino, math.nan)]*2)
-        return Losses(dino + (self.gamma if gamma is None else gamma)*metres, dino, metres, mae, mean_mae, q, features)
+        metres, mae, mean_mae = (
+            self.gsd_losses([s for _, s, _ in out], gsd)
+            if self.gamma
+            else (torch.zeros_like(dino), *[torch.full_like(dino, math.nan)] * 2)
+        )
+        return Losses(
+            dino + (self.gamma if gamma is None else gamma) * metres,
+            dino,
+            metres,
+            mae,
+            mean_mae,
+            q,
+            features,
+        )
 
-    def gsd_losses(self, said:Sequence[torch.Tensor], gsd:Sequence[torch.Tensor]) -> tuple:
+    def gsd_losses(self, said: Sequence[torch.Tensor], gsd: Sequence[torch.Tensor]) -> tuple:
         "GSD loss, mean absolute error in metres, and that of always answering the mean."
-        said, truth, log = torch.cat(said).float(), torch.cat(list(gsd)).float(), self.student.backbone.config.gsd_log
+        said, truth, log = (
+            torch.cat(said).float(),
+            torch.cat(list(gsd)).float(),
+            self.student.backbone.config.gsd_log,
+        )
         loss = gsd_loss(said, truth, log, self.unknown_gsd)
         truth, said = truth.to(said.device), said.detach()
         metres = said.exp() if log else said
         return loss, (metres - truth).abs().nanmean(), (truth - truth.nanmean()).abs().nanmean()
 
-    def update_teacher(self, momentum:float) -> None:
+    def update_teacher(self, momentum: float) -> None:
         "Teacher = momentum * teacher + (1 - momentum) * student; the centre moves by the teacher's scores since the last call."
         self.average.decay = momentum
         self.average.update(self.student)
@@ -203,30 +299,49 @@ class SatDINO(nn.Module):
         self.seen.clear()
 
 # %% ../nbs/05_dino.ipynb #cosine-schedule
-def cosine_schedule(base:float, final:float, epochs:float, steps_per_epoch:int=1, warmup_epochs:float=0) -> np.ndarray:
+def cosine_schedule(
+    base: float, final: float, epochs: float, steps_per_epoch: int = 1, warmup_epochs: float = 0
+) -> np.ndarray:
     "One value for each step: linear from 0 to `base` over the warm-up, then half a cosine to `final`."
-    steps, warmup = int(epochs*steps_per_epoch), int(warmup_epochs*steps_per_epoch)
-    if not 0 <= warmup <= steps: raise ValueError(f"a warm-up of {warmup} steps does not fit in {steps}")
+    steps, warmup = int(epochs * steps_per_epoch), int(warmup_epochs * steps_per_epoch)
+    if not 0 <= warmup <= steps:
+        raise ValueError(f'a warm-up of {warmup} steps does not fit in {steps}')
     rest = np.arange(steps - warmup)
-    return np.concatenate([np.linspace(0, base, warmup), final + 0.5*(base - final)*(1 + np.cos(np.pi*rest/max(len(rest), 1)))])
+    return np.concatenate(
+        [
+            np.linspace(0, base, warmup),
+            final + 0.5 * (base - final) * (1 + np.cos(np.pi * rest / max(len(rest), 1))),
+        ]
+    )
 
-def linear_warmup(start:float, end:float, steps:int, warmup:int) -> np.ndarray:
+
+def linear_warmup(start: float, end: float, steps: int, warmup: int) -> np.ndarray:
     "One value for each of `steps`: linear from `start` to `end` over `warmup` steps, then `end` (a longer warm-up is cut)."
-    return np.concatenate([np.linspace(start, end, warmup)[:steps], np.full(max(steps - warmup, 0), end)])
+    return np.concatenate(
+        [np.linspace(start, end, warmup)[:steps], np.full(max(steps - warmup, 0), end)]
+    )
 
 # %% ../nbs/05_dino.ipynb #gamma-schedule
 GAMMA_SCHEDULES = ('constant', 'linear', 'cosine', 'warmup')
 
-def gamma_schedule(kind:str, gamma:float, steps:int, end:float=0.0, warmup:float=0.1) -> np.ndarray:
+
+def gamma_schedule(
+    kind: str, gamma: float, steps: int, end: float = 0.0, warmup: float = 0.1
+) -> np.ndarray:
     "Weight of the GSD loss for each of `steps`: 'constant'; 'linear' or 'cosine' from `gamma` to `end`; 'warmup' from 0 to `gamma` over a fraction `warmup`, then constant."
-    if kind not in GAMMA_SCHEDULES: raise ValueError(f"a gamma schedule is one of {', '.join(GAMMA_SCHEDULES)}, got {kind!r}")
-    if kind == 'linear': return np.linspace(gamma, end, steps)
-    if kind == 'cosine': return cosine_schedule(gamma, end, 1, steps)
-    return linear_warmup(0.0 if kind == 'warmup' else gamma, gamma, steps, round(warmup*steps))
+    if kind not in GAMMA_SCHEDULES:
+        raise ValueError(f'a gamma schedule is one of {", ".join(GAMMA_SCHEDULES)}, got {kind!r}')
+    if kind == 'linear':
+        return np.linspace(gamma, end, steps)
+    if kind == 'cosine':
+        return cosine_schedule(gamma, end, 1, steps)
+    return linear_warmup(0.0 if kind == 'warmup' else gamma, gamma, steps, round(warmup * steps))
 
 # %% ../nbs/05_dino.ipynb #param-groups
-def param_groups(network:Network) -> list[dict]:
+def param_groups(network: Network) -> list[dict]:
     "Groups for an optimiser, each with `wd_scale`: 1 for weights that decay, 0 for 1-D weights, tokens, positions and the lengths of prototypes."
-    kept = [f'backbone.{n}' for n in network.backbone.no_weight_decay()] + ['head.last_layer.parametrizations.weight.original0']
+    kept = [f'backbone.{n}' for n in network.backbone.no_weight_decay()] + [
+        'head.last_layer.parametrizations.weight.original0'
+    ]
     groups = param_groups_weight_decay(network, 1.0, no_weight_decay_list=kept)
     return [dict(params=g['params'], wd_scale=g['weight_decay']) for g in groups]

@@ -16,78 +16,121 @@ import torch.nn.functional as F
 from .data import Tiles
 
 # %% ../nbs/09_embed.ipynb #neighbours
-def neighbours(features:torch.Tensor, k:int=10) -> tuple[np.ndarray, np.ndarray]:
+def neighbours(features: torch.Tensor, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
     "Indices and cosine distances `(N, k)` of each row's nearest *other* rows of `features` `(N, D)`."
-    if not 1 <= k < len(features): raise ValueError(f"k={k} neighbours of {len(features)} tiles; k must be from 1 to {len(features) - 1}")
-    if not features.isfinite().all(): raise ValueError("features hold NaN or infinite values")
+    if not 1 <= k < len(features):
+        raise ValueError(
+            f'k={k} neighbours of {len(features)} tiles; k must be from 1 to {len(features) - 1}'
+        )
+    if not features.isfinite().all():
+        raise ValueError('features hold NaN or infinite values')
     x, found = F.normalize(features.float(), dim=1), []
     for start in range(0, len(x), 1024):
-        cosine = x[start:start + 1024] @ x.T
-        cosine[torch.arange(len(cosine)), torch.arange(start, start + len(cosine))] = -2     # not itself
+        cosine = x[start : start + 1024] @ x.T
+        cosine[
+            torch.arange(len(cosine)), torch.arange(start, start + len(cosine))
+        ] = -2  # not itself
         found.append(cosine.topk(k, dim=1))
-    return torch.cat([f.indices for f in found]).numpy(), 1 - torch.cat([f.values for f in found]).numpy()
+    return torch.cat([f.indices for f in found]).numpy(), 1 - torch.cat(
+        [f.values for f in found]
+    ).numpy()
 
 # %% ../nbs/09_embed.ipynb #map
 @dataclass
 class Map:
     "A layout: `xy` `(N, 2)` and a `caption` that says how it was made."
+
     xy: np.ndarray
     caption: str
 
-def pca_map(features:torch.Tensor) -> Map:
+
+def pca_map(features: torch.Tensor) -> Map:
     "The first two principal components of L2-normalised `features` `(N, D)`."
     x = F.normalize(features.float(), dim=1)
     x = x - x.mean(0)
     u, s, vt = torch.linalg.svd(x, full_matrices=False)
     sign = vt.gather(1, vt.abs().argmax(1, keepdim=True)).sign().T[:, :2]
-    share = (s[:2]**2).sum()/(s**2).sum()
-    return Map(((u*s)[:, :2]*sign).numpy(), f"PCA of L2-normalised features; {100*share:.0f} % of the variance")
+    share = (s[:2] ** 2).sum() / (s**2).sum()
+    return Map(
+        ((u * s)[:, :2] * sign).numpy(),
+        f'PCA of L2-normalised features; {100 * share:.0f} % of the variance',
+    )
 
 # %% ../nbs/09_embed.ipynb #umap-map
-def umap_map(features:torch.Tensor, k:int=15, min_dist:float=0.1, epochs:int=200, seed:int=0) -> Map:
+def umap_map(
+    features: torch.Tensor, k: int = 15, min_dist: float = 0.1, epochs: int = 200, seed: int = 0
+) -> Map:
     "UMAP by cosine with exact neighbours, seeded. Needs umap-learn."
-    try: from umap import UMAP
-    except ImportError as e: raise ImportError("UMAP maps need umap-learn: pip install 'satdino_nb[maps]'") from e
+    try:
+        from umap import UMAP
+    except ImportError as e:
+        raise ImportError("UMAP maps need umap-learn: pip install 'satdino_nb[maps]'") from e
     index, distance = neighbours(features, k - 1)
     own = np.arange(len(index))[:, None]
-    knn = np.hstack([own, index]), np.hstack([0*own.astype('float32'), distance.clip(0)])   # umap counts a point as its own neighbour
-    reducer = UMAP(n_neighbors=k, min_dist=min_dist, metric='cosine', random_state=seed, n_jobs=1, n_epochs=epochs, init='pca',
-                   precomputed_knn=knn, force_approximation_algorithm=True)
+    knn = (
+        np.hstack([own, index]),
+        np.hstack([0 * own.astype('float32'), distance.clip(0)]),
+    )  # umap counts a point as its own neighbour
+    reducer = UMAP(
+        n_neighbors=k,
+        min_dist=min_dist,
+        metric='cosine',
+        random_state=seed,
+        n_jobs=1,
+        n_epochs=epochs,
+        init='pca',
+        precomputed_knn=knn,
+        force_approximation_algorithm=True,
+    )
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', message='precomputed_knn')                       # we place no new points
+        warnings.filterwarnings('ignore', message='precomputed_knn')  # we place no new points
         xy = reducer.fit_transform(F.normalize(features.float(), dim=1).numpy())
-    return Map(xy, f"UMAP, {k} neighbours by cosine, min_dist {min_dist}, {epochs} epochs, seed {seed}; distances between clusters are not metric")
+    return Map(
+        xy,
+        f'UMAP, {k} neighbours by cosine, min_dist {min_dist}, {epochs} epochs, seed {seed}; distances between clusters are not metric',
+    )
 
 # %% ../nbs/09_embed.ipynb #kept-neighbours
-def kept_neighbours(features:torch.Tensor, xy:np.ndarray, k:int=10) -> float:
+def kept_neighbours(features: torch.Tensor, xy: np.ndarray, k: int = 10) -> float:
     "Mean share of the `k` nearest neighbours by cosine that are among the `k` nearest on the page."
     true, _ = neighbours(features, k)
-    page = torch.cdist(torch.as_tensor(xy, dtype=torch.float32), torch.as_tensor(xy, dtype=torch.float32)).fill_diagonal_(torch.inf)
+    page = torch.cdist(
+        torch.as_tensor(xy, dtype=torch.float32), torch.as_tensor(xy, dtype=torch.float32)
+    ).fill_diagonal_(torch.inf)
     near = page.topk(k, largest=False).indices.numpy()
-    return float(np.mean([len(set(a) & set(b))/k for a, b in zip(true, near)]))
+    return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(true, near)]))
 
 # %% ../nbs/09_embed.ipynb #spaced
-def spaced(xy:np.ndarray, most:int, gap:float) -> list[int]:
+def spaced(xy: np.ndarray, most: int, gap: float) -> list[int]:
     "Indices of at most `most` points, in order, no two closer than `gap` of the page's width along both axes."
-    unit, chosen = (xy - xy.min(0))/np.ptp(xy, axis=0).clip(1e-12), []
+    unit, chosen = (xy - xy.min(0)) / np.ptp(xy, axis=0).clip(1e-12), []
     for i, p in enumerate(unit):
-        if len(chosen) < most and all(np.abs(p - unit[j]).max() >= gap for j in chosen): chosen.append(i)
+        if len(chosen) < most and all(np.abs(p - unit[j]).max() >= gap for j in chosen):
+            chosen.append(i)
     return chosen
 
 # %% ../nbs/09_embed.ipynb #map-figure
-def map_figure(layout:Map, tiles:Tiles, thumbnails:int=60, size:float=8):
+def map_figure(layout: Map, tiles: Tiles, thumbnails: int = 60, size: float = 8):
     "Classes as coloured markers and up to `thumbnails` pictures at their places (matplotlib `Figure`)."
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
-    fig = Figure(figsize=(size*1.25, size), layout='constrained'); ax = fig.subplots()
+
+    fig = Figure(figsize=(size * 1.25, size), layout='constrained')
+    ax = fig.subplots()
     labels, names = np.array([-1 if y is None else y for y in tiles.labels]), list(tiles.classes)
     for j, label in enumerate(np.unique(labels)):
         at = layout.xy[labels == label]
-        ax.scatter(*at.T, s=24, color=colormaps['tab20'](j % 20), marker='osD^vP*X<>'[j % 10], label=names[label] if label >= 0 else 'no class')
+        ax.scatter(
+            *at.T,
+            s=24,
+            color=colormaps['tab20'](j % 20),
+            marker='osD^vP*X<>'[j % 10],
+            label=names[label] if label >= 0 else 'no class',
+        )
     for i in spaced(layout.xy, thumbnails, 0.04):
         image = tiles[i].image
-        picture = OffsetImage(image.permute(1, 2, 0).numpy(), zoom=size*3/max(image.shape[1:]))
+        picture = OffsetImage(image.permute(1, 2, 0).numpy(), zoom=size * 3 / max(image.shape[1:]))
         ax.add_artist(AnnotationBbox(picture, layout.xy[i], pad=0.05, bboxprops=dict(lw=0.4)))
     ax.set(xticks=[], yticks=[], xlabel=layout.caption)
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)

@@ -28,62 +28,164 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 import satdino_nb
-from .classify import (SCALES, calibration, classify, confusion, confusion_figure, cross_scale, cross_scale_figure, cross_scale_table, few_labels,
-                                 few_labels_figure, labelled, neighbour_shares, patch_side, reliability_figure,
-                                 scale_sizes, worst_pairs_figure)
-from .data import Tiles, cached_hws, collate, open_tiles, read_table, split_tiles, table_tiles
-from .features import (BASELINES, Features, as_model, as_tiles, baseline_features,
-                                 extract_features, image_side, untrained)
+from satdino_nb.classify import (
+    SCALES,
+    calibration,
+    classify,
+    confusion,
+    confusion_figure,
+    cross_scale,
+    cross_scale_figure,
+    cross_scale_table,
+    few_labels,
+    few_labels_figure,
+    labelled,
+    neighbour_shares,
+    patch_side,
+    reliability_figure,
+    scale_sizes,
+    worst_pairs_figure,
+)
+from satdino_nb.data import (
+    Tiles,
+    cached_hws,
+    collate,
+    open_tiles,
+    read_table,
+    split_tiles,
+    table_tiles,
+)
+from satdino_nb.features import (
+    BASELINES,
+    Features,
+    as_model,
+    as_tiles,
+    baseline_features,
+    extract_features,
+    image_side,
+    untrained,
+)
 from .finetune import FineTuneConfig, fine_tune, predict_classes
-from .intervals import Estimate, Spread, accuracy, bootstrap, difference, over_seeds, share
-from .pretrain import knn_predict, load_run, pick_device, run_tiles, settle_search, write_whole
-from .readout import HEAD, MEASURES, compare_readouts, image_statistics, risk_coverage, show_bias, show_gsd, show_risk
-from .segment import SegmentConfig, class_iou, in_memory, iou_figure, masked_tiles, mean_iou, pixel_accuracy, raw_pixels, segment_report
+from satdino_nb.intervals import (
+    Estimate,
+    Spread,
+    accuracy,
+    bootstrap,
+    difference,
+    over_seeds,
+    share,
+)
+from satdino_nb.pretrain import (
+    knn_predict,
+    load_run,
+    pick_device,
+    run_tiles,
+    settle_search,
+    write_whole,
+)
+from satdino_nb.readout import (
+    HEAD,
+    MEASURES,
+    compare_readouts,
+    image_statistics,
+    risk_coverage,
+    show_bias,
+    show_gsd,
+    show_risk,
+)
+from satdino_nb.segment import (
+    SegmentConfig,
+    class_iou,
+    in_memory,
+    iou_figure,
+    masked_tiles,
+    mean_iou,
+    pixel_accuracy,
+    raw_pixels,
+    segment_report,
+)
 from .views import MultiCrop, ViewConfig
 from .vit import as_backbone, load_satdino
 
 # %% ../nbs/07_evaluate.ipynb #reexports
-_all_ = ['knn_predict', 'extract_features', 'Features', 'baseline_features', 'untrained', 'accuracy', 'Estimate', 'Spread', 'bootstrap', 'difference',
-         'over_seeds', 'classify']        # what the lessons before this one wrote, at hand here
+_all_ = [
+    'knn_predict',
+    'extract_features',
+    'Features',
+    'baseline_features',
+    'untrained',
+    'accuracy',
+    'Estimate',
+    'Spread',
+    'bootstrap',
+    'difference',
+    'over_seeds',
+    'classify',
+]  # what the lessons before this one wrote, at hand here
 
 # %% ../nbs/07_evaluate.ipynb #open-model
 def open_model(spec):
     "The backbone that `spec` names: weights (file, folder, run folder, hub repository), 'timm:NAME', or a model already; `ValueError` or `FileNotFoundError` if it names none."
-    if not isinstance(spec, (str, Path)): return as_model(spec)
-    if not str(spec).startswith('timm:'): return load_satdino(spec, verbose=False)
+    if not isinstance(spec, (str, Path)):
+        return as_model(spec)
+    if not str(spec).startswith('timm:'):
+        return load_satdino(spec, verbose=False)
     import timm
+
     name = str(spec).removeprefix('timm:')
-    if not timm.is_model(name.split('.')[0]): raise ValueError(f"{spec}: timm has no such model; timm.list_models() names them")
+    if not timm.is_model(name.split('.')[0]):
+        raise ValueError(f'{spec}: timm has no such model; timm.list_models() names them')
     make = lambda **kw: timm.create_model(name, pretrained=True, num_classes=0, **kw)
     try:
-        try: return as_backbone(make(dynamic_img_size=True))                # to be asked at several sizes
-        except TypeError: return as_backbone(make())                        # a convolutional network needs no such thing
-    except (OSError, RuntimeError) as e: raise FileNotFoundError(f"{spec}: timm could not get its weights ({type(e).__name__}); they come over a network, once") from e
+        try:
+            return as_backbone(make(dynamic_img_size=True))  # to be asked at several sizes
+        except TypeError:
+            return as_backbone(make())  # a convolutional network needs no such thing
+    except (OSError, RuntimeError) as e:
+        raise FileNotFoundError(
+            f'{spec}: timm could not get its weights ({type(e).__name__}); they come over a network, once'
+        ) from e
+
 
 @dataclass
 class Contender:
     "A model to be asked, by name: one backbone, several (one for each seed), or the name of a baseline feature."
+
     name: str
     models: list
 
 # %% ../nbs/07_evaluate.ipynb #contenders
-def contenders(models, baselines:bool=True, seeds:int=3) -> list[Contender]:
+def contenders(models, baselines: bool = True, seeds: int = 3) -> list[Contender]:
     "Contenders for a model, a list, or a dictionary by name; then the first one untrained by `seeds` seeds, and the features that need no network."
-    named = models if isinstance(models, dict) else by_name(models if isinstance(models, (list, tuple)) else [models])
-    if not named: raise ValueError("no model to evaluate")
+    named = (
+        models
+        if isinstance(models, dict)
+        else by_name(models if isinstance(models, (list, tuple)) else [models])
+    )
+    if not named:
+        raise ValueError('no model to evaluate')
     out = [Contender(name, [open_model(m)]) for name, m in named.items()]
-    if not baselines: return out
-    try: out.append(Contender('untrained', [untrained(out[0].models[0], s) for s in range(seeds)]))
-    except ValueError as e: warnings.warn(f"no untrained baseline: {e}")
+    if not baselines:
+        return out
+    try:
+        out.append(Contender('untrained', [untrained(out[0].models[0], s) for s in range(seeds)]))
+    except ValueError as e:
+        warnings.warn(f'no untrained baseline: {e}')
     return out + [Contender(name, [name]) for name in BASELINES]
 
-def by_name(models:Sequence) -> dict:
+
+def by_name(models: Sequence) -> dict:
     "Models by what they are called; those that share a name are numbered."
     names = [model_name(m) for m in models]
-    return {n if names.count(n) == 1 else f'{n} ({i + 1})': m for i, (n, m) in enumerate(zip(names, models))}
+    return {
+        n if names.count(n) == 1 else f'{n} ({i + 1})': m
+        for i, (n, m) in enumerate(zip(names, models))
+    }
+
 
 def model_name(m) -> str:
-    if not isinstance(m, (str, Path)): return type(getattr(m, 'network', m)).__name__
+    if not isinstance(m, (str, Path)):
+        return type(getattr(m, 'network', m)).__name__
     path = Path(m)
     return path.parent.name if path.name == 'model.safetensors' else str(m).rpartition('/')[2]
 
@@ -91,173 +193,306 @@ def model_name(m) -> str:
 @dataclass
 class Setup:
     "Tiles and settings that all models share. `groups`: places of the test tiles, resampled whole, where several tiles share one."
+
     train: Tiles
     test: Tiles
-    k: int = 20                              # neighbours
-    ks: tuple[int, ...] = (20,)              # of the knn protocol, which may be asked for several
+    k: int = 20  # neighbours
+    ks: tuple[int, ...] = (20,)  # of the knn protocol, which may be asked for several
     temperature: float = 0.07
-    search: str = 'fp32'                     # of neighbours (knn, scales): fp32, exact; bf16; or 'auto', the faster here
+    search: str = (
+        'fp32'  # of neighbours (knn, scales): fp32, exact; bf16; or 'auto', the faster here
+    )
     scales: tuple[float, ...] = SCALES
-    counts: tuple[int, ...] = (1, 5, 10, 50) # labels a class
-    draws: int = 5                           # of few labels
+    counts: tuple[int, ...] = (1, 5, 10, 50)  # labels a class
+    draws: int = 5  # of few labels
     tuning: FineTuneConfig = FineTuneConfig()
-    seeds: int = 1                           # how often what is trained on labels is trained: probes, fine-tuning, segmentation
-    seed: int = 0                            # the first of them
-    mask_classes: tuple[str, ...] = ()       # of segmentation, in the order of the masks' values or of
-    mask_colours: tuple[str, ...] = ()       # their colours, 'RRGGBB'
-    mask_other: int | None = None            # what other colours become; 255: ignored
+    seeds: int = (
+        1  # how often what is trained on labels is trained: probes, fine-tuning, segmentation
+    )
+    seed: int = 0  # the first of them
+    mask_classes: tuple[str, ...] = ()  # of segmentation, in the order of the masks' values or of
+    mask_colours: tuple[str, ...] = ()  # their colours, 'RRGGBB'
+    mask_other: int | None = None  # what other colours become; 255: ignored
     segmenting: SegmentConfig = SegmentConfig()
-    size: int | None = None                  # input pixels of a single-scale protocol; None: each model's own
+    size: int | None = None  # input pixels of a single-scale protocol; None: each model's own
     device: str = 'auto'
     workers: int = 0
     cache: Path | None = None
     kept: dict = field(default_factory=dict, repr=False)
 
     @property
-    def groups(self) -> list|None:
+    def groups(self) -> list | None:
         "Places of the test tiles; None unless all are known and some shared."
         known = self.test.places
         return known if None not in known and len(set(known)) < len(known) else None
 
-    def features(self, model, size:int|None=None, crop_pct:float=1.0) -> tuple[Features, Features]:
+    def features(
+        self, model, size: int | None = None, crop_pct: float = 1.0
+    ) -> tuple[Features, Features]:
         "Features of train and test tiles by a model or a baseline's name."
-        size = size or self.size or (image_side(self.test) if isinstance(model, str) else model.config.img_size)
+        size = (
+            size
+            or self.size
+            or (image_side(self.test) if isinstance(model, str) else model.config.img_size)
+        )
         key = model if isinstance(model, str) else id(model), size, crop_pct
         if key not in self.kept:
             if isinstance(model, str):
-                both = [baseline_features(t, size, crop_pct, workers=self.workers) for t in (self.train, self.test)]
-                for name in BASELINES: self.kept[name, size, crop_pct] = tuple(b[name] for b in both)
-            else: self.kept[key] = tuple(extract_features(model, t, size, device=self.device, workers=self.workers, crop_pct=crop_pct, cache=self.cache)
-                                         for t in (self.train, self.test))
+                both = [
+                    baseline_features(t, size, crop_pct, workers=self.workers)
+                    for t in (self.train, self.test)
+                ]
+                for name in BASELINES:
+                    self.kept[name, size, crop_pct] = tuple(b[name] for b in both)
+            else:
+                self.kept[key] = tuple(
+                    extract_features(
+                        model,
+                        t,
+                        size,
+                        device=self.device,
+                        workers=self.workers,
+                        crop_pct=crop_pct,
+                        cache=self.cache,
+                    )
+                    for t in (self.train, self.test)
+                )
         return self.kept[key]
 
 # %% ../nbs/07_evaluate.ipynb #check-setup
-def check_setup(s:Setup, protocols:Sequence[str]) -> None:
+def check_setup(s: Setup, protocols: Sequence[str]) -> None:
     "`ValueError` before anything is computed: unknown protocols, no tiles, tiles without classes, classes that only the test has, fewer tiles than k."
     unknown = [p for p in protocols if p not in PROTOCOLS]
-    if unknown or not protocols: raise ValueError(f"no protocol {unknown[0] if unknown else '(none given)'!r}; there are {', '.join(PROTOCOLS)}")
+    if unknown or not protocols:
+        raise ValueError(
+            f'no protocol {unknown[0] if unknown else "(none given)"!r}; there are {", ".join(PROTOCOLS)}'
+        )
     for tiles, what in ((s.train, 'training'), (s.test, 'test')):
-        if not len(tiles): raise ValueError(f"no {what} tiles")
+        if not len(tiles):
+            raise ValueError(f'no {what} tiles')
     if set(protocols) & {'segment', 'segment_tuned'}:
-        if not s.mask_classes: raise ValueError("segmentation needs the names of the masks' classes (mask_classes), and their colours where masks are coloured (mask_colours)")
-        for tiles in (s.train, s.test): masked(tiles, s)
-    if not set(protocols) & WITH_CLASSES: return
-    stand_in = lambda t: Features(torch.zeros(len(t), 1), None, None, None, torch.zeros(len(t)), torch.tensor([-1 if y is None else y for y in t.labels]), t.paths, t.classes)
+        if not s.mask_classes:
+            raise ValueError(
+                "segmentation needs the names of the masks' classes (mask_classes), and their colours where masks are coloured (mask_colours)"
+            )
+        for tiles in (s.train, s.test):
+            masked(tiles, s)
+    if not set(protocols) & WITH_CLASSES:
+        return
+    stand_in = lambda t: Features(
+        torch.zeros(len(t), 1),
+        None,
+        None,
+        None,
+        torch.zeros(len(t)),
+        torch.tensor([-1 if y is None else y for y in t.labels]),
+        t.paths,
+        t.classes,
+    )
     labelled(stand_in(s.train), stand_in(s.test))
-    if (most := max(s.k*('scales' in protocols), *s.ks)) > len(s.train): raise ValueError(f"k={most} neighbours of {len(s.train)} training tiles; give a smaller k")
+    if (most := max(s.k * ('scales' in protocols), *s.ks)) > len(s.train):
+        raise ValueError(f'k={most} neighbours of {len(s.train)} training tiles; give a smaller k')
 
 # %% ../nbs/07_evaluate.ipynb #outcome
 @dataclass
 class Outcome:
     "A number: `statistic` of `values` `(N, ...)`, one for each image; or, where it has a spread of its own, `estimate`."
+
     setting: str
     metric: str
     values: np.ndarray | None = None
     statistic: Callable = np.mean
     unit: str = '%'
     estimate: Estimate | Spread | None = None
-    model: str | None = None                 # where it is not of the model that was asked
+    model: str | None = None  # where it is not of the model that was asked
 
-    def summed_up(self, groups=None) -> Estimate|Spread:
-        if self.estimate is not None: return self.estimate
-        if self.values.dtype == bool and groups is None: return share(self.values)
+    def summed_up(self, groups=None) -> Estimate | Spread:
+        if self.estimate is not None:
+            return self.estimate
+        if self.values.dtype == bool and groups is None:
+            return share(self.values)
         return bootstrap(self.values, self.statistic, groups, unit=self.unit)
 
 # %% ../nbs/07_evaluate.ipynb #protocol-classes
-def right_of(scores:torch.Tensor, truth:torch.Tensor) -> np.ndarray: return (scores.argmax(1) == truth).numpy()
+def right_of(scores: torch.Tensor, truth: torch.Tensor) -> np.ndarray:
+    return (scores.argmax(1) == truth).numpy()
 
-def knn_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
+
+def knn_protocol(model, s: Setup, pictures: dict) -> list[Outcome]:
     "Weighted nearest neighbours, for each k."
     train, test = s.features(model)
     y, truth, classes = labelled(train, test)
-    out = {k: knn_predict(train.cls, y, test.cls, k, s.temperature, len(classes), search=s.search) for k in s.ks}
+    out = {
+        k: knn_predict(train.cls, y, test.cls, k, s.temperature, len(classes), search=s.search)
+        for k in s.ks
+    }
     pictures['classes'] = out.get(s.k, out[s.ks[0]]), truth, classes
     return [Outcome(f'k {k}', 'accuracy', right_of(scores, truth)) for k, scores in out.items()]
 
-def scales_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
+
+def scales_protocol(model, s: Setup, pictures: dict) -> list[Outcome]:
     "The paper's four scales and their mean, and every gallery scale with every query scale."
-    sizes = scale_sizes(image_side(s.test), 1 if isinstance(model, str) else patch_side(model), s.scales)
+    sizes = scale_sizes(
+        image_side(s.test), 1 if isinstance(model, str) else patch_side(model), s.scales
+    )
     at = [s.features(model, size, 0.875) for size in sizes]
-    right = cross_scale({n: f[0] for n, f in zip(sizes, at)}, {n: f[1] for n, f in zip(sizes, at)}, sizes, k=s.k, temperature=s.temperature, search=s.search)
+    right = cross_scale(
+        {n: f[0] for n, f in zip(sizes, at)},
+        {n: f[1] for n, f in zip(sizes, at)},
+        sizes,
+        k=s.k,
+        temperature=s.temperature,
+        search=s.search,
+    )
     pictures['cross'], same = right, right[range(len(sizes)), range(len(sizes))]
-    each = [Outcome(f'{100*x:g} %', 'accuracy', r) for x, r in zip(s.scales, same)]
-    return [Outcome('mean', 'accuracy', same.mean(0)), *each, Outcome('all crossed', 'accuracy', right.mean((0, 1)))]
+    each = [Outcome(f'{100 * x:g} %', 'accuracy', r) for x, r in zip(s.scales, same)]
+    return [
+        Outcome('mean', 'accuracy', same.mean(0)),
+        *each,
+        Outcome('all crossed', 'accuracy', right.mean((0, 1))),
+    ]
 
 # %% ../nbs/07_evaluate.ipynb #protocol-probes
-def probe(how:str) -> Callable:
-    def protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
+def probe(how: str) -> Callable:
+    def protocol(model, s: Setup, pictures: dict) -> list[Outcome]:
         train, test = s.features(model)
         _, truth, _ = labelled(train, test)
         p = classify(train, test, how, s.seed)
         pictures['calibration'] = c = calibration(p.scores, truth, groups=s.groups)
-        return [Outcome('all labels', 'accuracy', right_of(p.scores, truth)), Outcome('all labels', 'calibration error', estimate=c.ece)]
+        return [
+            Outcome('all labels', 'accuracy', right_of(p.scores, truth)),
+            Outcome('all labels', 'calibration error', estimate=c.ece),
+        ]
+
     return protocol
 
-def few_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
+
+def few_protocol(model, s: Setup, pictures: dict) -> list[Outcome]:
     "Logistic regression from few labels of each class; counts above the smallest class are left out."
     train, test = s.features(model)
     most = int(train.labels.bincount()[train.labels.unique()].min())
     counts = [n for n in s.counts if n <= most]
-    if not counts: raise ValueError(f"the smallest class has {most} training tiles, fewer than any of {s.counts}")
+    if not counts:
+        raise ValueError(
+            f'the smallest class has {most} training tiles, fewer than any of {s.counts}'
+        )
     pictures['few'] = found = few_labels(train, test, counts, s.draws)
     return [Outcome(f'{n} a class', 'accuracy', estimate=over_seeds(v)) for n, v in found.items()]
 
-def retrieval_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
+
+def retrieval_protocol(model, s: Setup, pictures: dict) -> list[Outcome]:
     "Share of a test tile's nearest other test tiles that are of its class: works for classes that were never trained on."
     k = min(s.k, len(s.test) - 1)
     return [Outcome(f'{k} nearest', 'precision', neighbour_shares(s.features(model)[1], k))]
 
 # %% ../nbs/07_evaluate.ipynb #protocol-finetune
-def finetune_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
+def finetune_protocol(model, s: Setup, pictures: dict) -> list[Outcome]:
     "The whole network trained on the labels; nothing for features without a network."
-    if isinstance(model, str): return []
+    if isinstance(model, str):
+        return []
     c = replace(s.tuning, size=s.tuning.size or s.size, seed=s.tuning.seed + s.seed)
     net, _ = fine_tune(model, s.train, c, s.device, s.workers)
     scores = predict_classes(net, s.test, c.size, workers=s.workers).scores
-    return [Outcome(f'{c.epochs} epochs', 'accuracy', right_of(scores, labelled(*s.features(model))[1]))]
+    return [
+        Outcome(f'{c.epochs} epochs', 'accuracy', right_of(scores, labelled(*s.features(model))[1]))
+    ]
 
 # %% ../nbs/07_evaluate.ipynb #protocol-gsd
-def random_crops(tiles:Tiles, seed:int=0, scale:tuple=(0.1, 1.)) -> Tiles:
+def random_crops(tiles: Tiles, seed: int = 0, scale: tuple = (0.1, 1.0)) -> Tiles:
     "One square crop of each tile, of an area fraction drawn from `scale`: a range of scales from images of one GSD."
-    if type(tiles) is not Tiles or tiles.size: raise ValueError("all tiles have one GSD, and crops are cut only from files at their own size")
+    if type(tiles) is not Tiles or tiles.size:
+        raise ValueError(
+            'all tiles have one GSD, and crops are cut only from files at their own size'
+        )
     rng, other = np.random.default_rng(seed), tiles.subset(range(len(tiles)))
     for i, (h, w) in enumerate(cached_hws(tiles)):
-        side = max(1, round(min(h, w)*float(np.sqrt(rng.uniform(*scale)))))
+        side = max(1, round(min(h, w) * float(np.sqrt(rng.uniform(*scale)))))
         top, left = tiles.boxes[i][:2] if tiles.boxes[i] else (0, 0)
-        other.boxes[i] = (top + int(rng.integers(h - side + 1)), left + int(rng.integers(w - side + 1)), side, side)
+        other.boxes[i] = (
+            top + int(rng.integers(h - side + 1)),
+            left + int(rng.integers(w - side + 1)),
+            side,
+            side,
+        )
     return other
 
-def gsd_protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
+
+def gsd_protocol(model, s: Setup, pictures: dict) -> list[Outcome]:
     "Read-outs of the GSD from each token, the model's own head, image statistics and the mean; of random crops, where all tiles have one GSD."
-    if isinstance(model, str): return []
+    if isinstance(model, str):
+        return []
     if len(set(s.train.gsds)) == 1:
-        if 'crops' not in s.kept: s.kept['crops'] = replace(s, train=random_crops(s.train), test=random_crops(s.test, 1), kept={})
+        if 'crops' not in s.kept:
+            s.kept['crops'] = replace(
+                s, train=random_crops(s.train), test=random_crops(s.test, 1), kept={}
+            )
         s = s.kept['crops']
     size = s.size or model.config.img_size
-    if ('statistics', size) not in s.kept: s.kept['statistics', size] = [image_statistics(t, size, workers=s.workers) for t in (s.train, s.test)]
+    if ('statistics', size) not in s.kept:
+        s.kept['statistics', size] = [
+            image_statistics(t, size, workers=s.workers) for t in (s.train, s.test)
+        ]
     places = s.train.places if None not in s.train.places else None
-    pictures['gsd'] = found = compare_readouts(*s.features(model), *s.kept['statistics', size], places=places, test_places=s.groups)
+    pictures['gsd'] = found = compare_readouts(
+        *s.features(model), *s.kept['statistics', size], places=places, test_places=s.groups
+    )
     own = (HEAD, 'GSD token', 'CLS token', 'mean of patches')
-    return [Outcome(name, metric, r.rows, *MEASURES[metric], model=None if name in own else 'no network') for name, r in found.items() for metric in r.numbers]
+    return [
+        Outcome(
+            name, metric, r.rows, *MEASURES[metric], model=None if name in own else 'no network'
+        )
+        for name, r in found.items()
+        for metric in r.numbers
+    ]
 
 # %% ../nbs/07_evaluate.ipynb #protocol-segment
-def masked(tiles:Tiles, s:Setup): return masked_tiles(tiles, s.mask_classes, s.mask_colours or None, s.mask_other)
+def masked(tiles: Tiles, s: Setup):
+    return masked_tiles(tiles, s.mask_classes, s.mask_colours or None, s.mask_other)
 
-def segmentation(head:str) -> Callable:
-    def protocol(model, s:Setup, pictures:dict) -> list[Outcome]:
+
+def segmentation(head: str) -> Callable:
+    def protocol(model, s: Setup, pictures: dict) -> list[Outcome]:
         "mIoU, IoU of each class and pixel accuracy of a 'linear' head on frozen patches or a 'pyramid' fine-tuned; of raw pixels for the baseline."
-        if isinstance(model, str) and (model != 'pixels' or head != 'linear'): return []
+        if isinstance(model, str) and (model != 'pixels' or head != 'linear'):
+            return []
         backbone = raw_pixels(s.kept['first']) if isinstance(model, str) else model
-        if 'masked' not in s.kept: s.kept['masked'] = [in_memory(masked(t, s)) for t in (s.train, s.test)]
-        r = segment_report(backbone, *s.kept['masked'], replace(s.segmenting, device=s.device, seed=s.segmenting.seed + s.seed), head)
+        if 'masked' not in s.kept:
+            s.kept['masked'] = [in_memory(masked(t, s)) for t in (s.train, s.test)]
+        r = segment_report(
+            backbone,
+            *s.kept['masked'],
+            replace(s.segmenting, device=s.device, seed=s.segmenting.seed + s.seed),
+            head,
+        )
         pictures['segment'], counts = r, r.confusions
-        whole = [('mIoU', mean_iou), ('pixel accuracy', pixel_accuracy)] + [(c, lambda t, k=k: class_iou(t)[k]) for k, c in enumerate(r.classes)]
-        return [Outcome(name, 'pixels' if name == 'pixel accuracy' else 'IoU', counts, lambda c, f=f: f(c.sum(0))) for name, f in whole]
+        whole = [('mIoU', mean_iou), ('pixel accuracy', pixel_accuracy)] + [
+            (c, lambda t, k=k: class_iou(t)[k]) for k, c in enumerate(r.classes)
+        ]
+        return [
+            Outcome(
+                name,
+                'pixels' if name == 'pixel accuracy' else 'IoU',
+                counts,
+                lambda c, f=f: f(c.sum(0)),
+            )
+            for name, f in whole
+        ]
+
     return protocol
 
 # %% ../nbs/07_evaluate.ipynb #protocols
-PROTOCOLS = dict(knn=knn_protocol, scales=scales_protocol, linear=probe('linear'), logistic=probe('logistic'), few=few_protocol, retrieval=retrieval_protocol,
-                 finetune=finetune_protocol, gsd=gsd_protocol, segment=segmentation('linear'), segment_tuned=segmentation('pyramid'))
+PROTOCOLS = dict(
+    knn=knn_protocol,
+    scales=scales_protocol,
+    linear=probe('linear'),
+    logistic=probe('logistic'),
+    few=few_protocol,
+    retrieval=retrieval_protocol,
+    finetune=finetune_protocol,
+    gsd=gsd_protocol,
+    segment=segmentation('linear'),
+    segment_tuned=segmentation('pyramid'),
+)
 WITH_CLASSES = {'knn', 'scales', 'linear', 'logistic', 'few', 'finetune'}
 SEEDED = {'linear', 'logistic', 'finetune', 'segment', 'segment_tuned'}
 
@@ -265,6 +500,7 @@ SEEDED = {'linear', 'logistic', 'finetune', 'segment', 'segment_tuned'}
 @dataclass
 class Result:
     "A number of a report: its model, protocol, setting and metric, the estimate, and what it was computed from."
+
     model: str
     protocol: str
     setting: str
@@ -272,44 +508,71 @@ class Result:
     estimate: Estimate | Spread
     outcome: Outcome = field(repr=False)
 
-def ask(who:Contender, protocol:str, s:Setup, pictures:dict) -> list[Result]:
+
+def ask(who: Contender, protocol: str, s: Setup, pictures: dict) -> list[Result]:
     "What a protocol says of a contender; over seeds, of the model or of the protocol, where there are several. `pictures` keeps what figures need, of the first."
-    runs = [(m, replace(s, seed=s.seed + k)) for m in who.models for k in range(s.seeds if protocol in SEEDED else 1)]
-    each, out = [PROTOCOLS[protocol](m, setup, {} if i else pictures) for i, (m, setup) in enumerate(runs)], []
+    runs = [
+        (m, replace(s, seed=s.seed + k))
+        for m in who.models
+        for k in range(s.seeds if protocol in SEEDED else 1)
+    ]
+    each, out = (
+        [PROTOCOLS[protocol](m, setup, {} if i else pictures) for i, (m, setup) in enumerate(runs)],
+        [],
+    )
     for outcomes in zip(*each):
         o = outcomes[0]
         if len(outcomes) > 1 and o.model is None:
             estimate = over_seeds([x.summed_up(s.groups) for x in outcomes])
-            add_up = o.values is not None and (o.statistic is np.mean or o.values.ndim == 3)     # right or wrong, and tables of pixels
-            o = replace(o, values=np.mean([x.values for x in outcomes], 0) if add_up else None, estimate=estimate)
-        out.append(Result(o.model or who.name, protocol, o.setting, o.metric, o.summed_up(s.groups), o))
+            add_up = o.values is not None and (
+                o.statistic is np.mean or o.values.ndim == 3
+            )  # right or wrong, and tables of pixels
+            o = replace(
+                o,
+                values=np.mean([x.values for x in outcomes], 0) if add_up else None,
+                estimate=estimate,
+            )
+        out.append(
+            Result(o.model or who.name, protocol, o.setting, o.metric, o.summed_up(s.groups), o)
+        )
     return out
 
 # %% ../nbs/07_evaluate.ipynb #report
 @dataclass(repr=False)
 class Report:
     "What `evaluate` found: `results`, `differences` to the first model, what went wrong with one model or protocol, figures by name, and how it was asked."
+
     settings: dict
     results: list[Result] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    seconds: dict = field(default_factory=dict)              # 'model, protocol': seconds
-    pictures: dict = field(default_factory=dict)             # (protocol, model): what figures are made of
-    figures: dict = field(default_factory=dict)              # name: matplotlib Figure
+    seconds: dict = field(default_factory=dict)  # 'model, protocol': seconds
+    pictures: dict = field(default_factory=dict)  # (protocol, model): what figures are made of
+    figures: dict = field(default_factory=dict)  # name: matplotlib Figure
     groups: list | None = None
-    gaps: dict = field(default_factory=dict)                 # of results by id: computed once
+    gaps: dict = field(default_factory=dict)  # of results by id: computed once
 
-    def value(self, model:str, protocol:str, setting:str, metric:str='accuracy') -> Estimate|Spread:
+    def value(
+        self, model: str, protocol: str, setting: str, metric: str = 'accuracy'
+    ) -> Estimate | Spread:
         "One number; `KeyError` says what there is."
         for r in self.results:
-            if (r.model, r.protocol, r.setting, r.metric) == (model, protocol, setting, metric): return r.estimate
-        raise KeyError(f"no {metric} of {model!r} by {protocol} at {setting!r}; there are {sorted({(r.model, r.protocol, r.setting, r.metric) for r in self.results})}")
+            if (r.model, r.protocol, r.setting, r.metric) == (model, protocol, setting, metric):
+                return r.estimate
+        raise KeyError(
+            f'no {metric} of {model!r} by {protocol} at {setting!r}; there are {sorted({(r.model, r.protocol, r.setting, r.metric) for r in self.results})}'
+        )
 
     def differences(self) -> list[tuple[Result, Estimate]]:
         "Every result that can be paired with the first model's, with the difference to it (this less the first) on the same images."
-        first = {(r.protocol, r.setting, r.metric): r.outcome for r in self.results if r.model == self.settings['models'][0]}
+        first = {
+            (r.protocol, r.setting, r.metric): r.outcome
+            for r in self.results
+            if r.model == self.settings['models'][0]
+        }
         for r in self.results:
             o, a = r.outcome, first.get((r.protocol, r.setting, r.metric))
-            if id(r) in self.gaps or a is None or a is o or a.values is None or o.values is None: continue
+            if id(r) in self.gaps or a is None or a is o or a.values is None or o.values is None:
+                continue
             self.gaps[id(r)] = difference(o.values, a.values, o.statistic, self.groups, unit=o.unit)
         return [(r, self.gaps[id(r)]) for r in self.results if id(r) in self.gaps]
 
@@ -317,196 +580,421 @@ class Report:
         "For each model the answers of `cross_scale` `(S, S, N)`, where it was asked at several scales."
         return {m: p['cross'] for (protocol, m), p in self.pictures.items() if 'cross' in p}
 
-    def __repr__(self) -> str: return f"Report({len(self.results)} results of {', '.join(self.settings['models'])}; {len(self.problems)} problems)"
-    def _repr_markdown_(self) -> str: return report_markdown(self)
+    def __repr__(self) -> str:
+        return f'Report({len(self.results)} results of {", ".join(self.settings["models"])}; {len(self.problems)} problems)'
+
+    def _repr_markdown_(self) -> str:
+        return report_markdown(self)
 
 # %% ../nbs/07_evaluate.ipynb #report-markdown
-def brief(e:Estimate|Spread, signed:bool=False) -> str:
+def brief(e: Estimate | Spread, signed: bool = False) -> str:
     "'67.7 (66.5 to 69.0)': percent for shares; `signed` for differences."
     times, digits = (100, '.1f') if e.unit == '%' else (1, '.3g')
-    value, low, high = (f"{times*v:{'+' if signed else ''}{digits}}" for v in (e.value, e.low, e.high))
-    return f"{value} ({low} to {high}{f', {e.seeds} seeds' if isinstance(e, Spread) else ''})"
+    value, low, high = (
+        f'{times * v:{"+" if signed else ""}{digits}}' for v in (e.value, e.low, e.high)
+    )
+    return f'{value} ({low} to {high}{f", {e.seeds} seeds" if isinstance(e, Spread) else ""})'
 
-def pivot(cells:dict, rows:Sequence[str], columns:Sequence[str], corner:str) -> str:
+
+def pivot(cells: dict, rows: Sequence[str], columns: Sequence[str], corner: str) -> str:
     "A Markdown table of `cells` by (row, column)."
-    lines = [f"| {r} | {' | '.join(cells.get((r, c), '') for c in columns)} |" for r in rows]
-    return '\n'.join([f"| {corner} | {' | '.join(columns)} |", '|---'*(len(columns) + 1) + '|', *lines])
+    lines = [f'| {r} | {" | ".join(cells.get((r, c), "") for c in columns)} |' for r in rows]
+    return '\n'.join(
+        [f'| {corner} | {" | ".join(columns)} |', '|---' * (len(columns) + 1) + '|', *lines]
+    )
 
-def report_markdown(report:Report) -> str:
+
+def report_markdown(report: Report) -> str:
     "Tables of a report: for each protocol and metric the models by the settings, then their differences to the first model."
     s, text, gaps = report.settings, [], report.differences()
-    text.append(f"{s['train']} training and {s['test']} test tiles{', ' + str(s['places']) + ' places' if s['places'] else ''}. Shares in percent, with 95 % intervals over "
-                f"{'places' if s['places'] else 'test tiles'}, or the range over seeds.")
-    if s['search'] == 'bf16' and {'knn', 'scales'} & set(s['protocols']): text.append("Neighbours were searched in bf16, which may miss one; their cosines are fp32.")
+    text.append(
+        f'{s["train"]} training and {s["test"]} test tiles{", " + str(s["places"]) + " places" if s["places"] else ""}. Shares in percent, with 95 % intervals over '
+        f'{"places" if s["places"] else "test tiles"}, or the range over seeds.'
+    )
+    if s['search'] == 'bf16' and {'knn', 'scales'} & set(s['protocols']):
+        text.append('Neighbours were searched in bf16, which may miss one; their cosines are fp32.')
     for protocol, metric in dict.fromkeys((r.protocol, r.metric) for r in report.results):
         mine = [r for r in report.results if (r.protocol, r.metric) == (protocol, metric)]
-        columns, corner = list(dict.fromkeys(r.setting for r in mine)), f"{protocol}, {metric}"
-        text.append(pivot({(r.model, r.setting): brief(r.estimate) for r in mine}, list(dict.fromkeys(r.model for r in mine)), columns, corner))
-        less = {(r.model, r.setting): brief(e, True) for r, e in gaps if (r.protocol, r.metric) == (protocol, metric)}
-        if less: text.append(pivot(less, list(dict.fromkeys(m for m, _ in less)), columns, f"less {s['models'][0]}, same images"))
-    for model, right in report.crossed().items(): text.append(f"{model}, every scale with every other:\n\n{cross_scale_table(right, [f'{100*x:g} %' for x in s['scales']])}")
-    if report.problems: text.append('\n'.join(['Not computed:', '', *(f"- {p}" for p in report.problems)]))
+        columns, corner = list(dict.fromkeys(r.setting for r in mine)), f'{protocol}, {metric}'
+        text.append(
+            pivot(
+                {(r.model, r.setting): brief(r.estimate) for r in mine},
+                list(dict.fromkeys(r.model for r in mine)),
+                columns,
+                corner,
+            )
+        )
+        less = {
+            (r.model, r.setting): brief(e, True)
+            for r, e in gaps
+            if (r.protocol, r.metric) == (protocol, metric)
+        }
+        if less:
+            text.append(
+                pivot(
+                    less,
+                    list(dict.fromkeys(m for m, _ in less)),
+                    columns,
+                    f'less {s["models"][0]}, same images',
+                )
+            )
+    for model, right in report.crossed().items():
+        text.append(
+            f'{model}, every scale with every other:\n\n{cross_scale_table(right, [f"{100 * x:g} %" for x in s["scales"]])}'
+        )
+    if report.problems:
+        text.append('\n'.join(['Not computed:', '', *(f'- {p}' for p in report.problems)]))
     return '\n\n'.join(text) + '\n'
 
 # %% ../nbs/07_evaluate.ipynb #report-figures
-def report_figures(report:Report, s:Setup) -> dict:
+def report_figures(report: Report, s: Setup) -> dict:
     "Figures (matplotlib) by name, of what was asked; confusions are those of the first model's neighbours."
-    of, out = lambda protocol, key: {m: p[key] for (q, m), p in report.pictures.items() if q == protocol and key in p}, {}
-    if cross := report.crossed(): out['cross_scale'] = cross_scale_figure(cross, [f'{100*x:g} %' for x in s.scales])
-    if few := of('few', 'few'): out['few_labels'] = few_labels_figure(few)
+    of, out = (
+        lambda protocol, key: {
+            m: p[key] for (q, m), p in report.pictures.items() if q == protocol and key in p
+        },
+        {},
+    )
+    if cross := report.crossed():
+        out['cross_scale'] = cross_scale_figure(cross, [f'{100 * x:g} %' for x in s.scales])
+    if few := of('few', 'few'):
+        out['few_labels'] = few_labels_figure(few)
     for how in ('linear', 'logistic'):
-        if found := of(how, 'calibration'): out[f'reliability_{how}'] = reliability_figure(found)
+        if found := of(how, 'calibration'):
+            out[f'reliability_{how}'] = reliability_figure(found)
     for scores, truth, classes in list(of('knn', 'classes').values())[:1]:
         out['confusion'] = confusion_figure(confusion(scores, truth, len(classes)), classes)
         out['worst_pairs'] = worst_pairs_figure(s.test, scores, truth, classes)
     for how in ('segment', 'segment_tuned'):
-        if found := of(how, 'segment'): out[f'iou_{how}'] = iou_figure([replace(r, name=m) for m, r in found.items()])
-    for model, found in of('gsd', 'gsd').items(): out[f"gsd_{''.join(c if c.isalnum() else '_' for c in model)}"] = gsd_figure(found)
+        if found := of(how, 'segment'):
+            out[f'iou_{how}'] = iou_figure([replace(r, name=m) for m, r in found.items()])
+    for model, found in of('gsd', 'gsd').items():
+        out[f'gsd_{"".join(c if c.isalnum() else "_" for c in model)}'] = gsd_figure(found)
     return {name: figure for name, figure in out.items() if figure is not None}
 
-def gsd_figure(found:dict):
+
+def gsd_figure(found: dict):
     "Answers against truth of the best fitted read-out, bias by octave, and risk over coverage (matplotlib `Figure`)."
     from matplotlib.figure import Figure
+
     fitted = {name: r for name, r in found.items() if r.doubt is not None}
     best = min(fitted, key=lambda name: fitted[name].numbers['octaves'].value)
     fig = Figure(figsize=(13, 4), layout='constrained')
     axes = fig.subplots(1, 3)
     show_gsd(axes[0], fitted[best], best)
-    show_bias(axes[1], {name: r for name, r in fitted.items() if name in (best, HEAD, 'image statistics')})
-    show_risk(axes[2], risk_coverage(fitted[best].errors, fitted[best].doubt, fitted[best].places), best)
+    show_bias(
+        axes[1], {name: r for name, r in fitted.items() if name in (best, HEAD, 'image statistics')}
+    )
+    show_risk(
+        axes[2], risk_coverage(fitted[best].errors, fitted[best].doubt, fitted[best].places), best
+    )
     return fig
 
 # %% ../nbs/07_evaluate.ipynb #save-report
-def report_rows(report:Report) -> list[dict]:
+def report_rows(report: Report) -> list[dict]:
     "Flat rows of a report: model, protocol, setting, metric, kind ('value' or 'less MODEL'), value, low, high, unit, n or seeds."
-    def row(r, e, kind): return dict(model=r.model, protocol=r.protocol, setting=r.setting, metric=r.metric, kind=kind, value=e.value, low=e.low, high=e.high,
-                                     unit=e.unit, interval='range over seeds' if isinstance(e, Spread) else '95 %', n=e.seeds if isinstance(e, Spread) else e.n)
-    return [row(r, r.estimate, 'value') for r in report.results] + [row(r, e, f"less {report.settings['models'][0]}") for r, e in report.differences()]
 
-def save_report(report:Report, folder, figures:dict|None=None) -> Path:
+    def row(r, e, kind):
+        return dict(
+            model=r.model,
+            protocol=r.protocol,
+            setting=r.setting,
+            metric=r.metric,
+            kind=kind,
+            value=e.value,
+            low=e.low,
+            high=e.high,
+            unit=e.unit,
+            interval='range over seeds' if isinstance(e, Spread) else '95 %',
+            n=e.seeds if isinstance(e, Spread) else e.n,
+        )
+
+    return [row(r, r.estimate, 'value') for r in report.results] + [
+        row(r, e, f'less {report.settings["models"][0]}') for r, e in report.differences()
+    ]
+
+
+def save_report(report: Report, folder, figures: dict | None = None) -> Path:
     "Write `report.md`, `results.csv`, `results.json` and figures (PNG) into `folder`."
     folder, rows = Path(folder), report_rows(report)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in (figures or {}).items(): figure.savefig(folder/f'{name}.png', dpi=120)
+    for name, figure in (figures or {}).items():
+        figure.savefig(folder / f'{name}.png', dpi=120)
     pictures = '\n'.join(f'\n![{name}]({name}.png)' for name in figures or {})
-    write_whole(folder/'report.md', f"# Evaluation\n\n{report_markdown(report)}{pictures}\n")
-    write_whole(folder/'results.json', json.dumps(dict(settings=report.settings, seconds=report.seconds, problems=report.problems, results=rows,
-                                                        crossed={m: right.mean(2).tolist() for m, right in report.crossed().items()}), indent=1))
-    with (folder/'results.csv').open('w', newline='', encoding='utf-8') as f:
+    write_whole(folder / 'report.md', f'# Evaluation\n\n{report_markdown(report)}{pictures}\n')
+    write_whole(
+        folder / 'results.json',
+        json.dumps(
+            dict(
+                settings=report.settings,
+                seconds=report.seconds,
+                problems=report.problems,
+                results=rows,
+                crossed={m: right.mean(2).tolist() for m, right in report.crossed().items()},
+            ),
+            indent=1,
+        ),
+    )
+    with (folder / 'results.csv').open('w', newline='', encoding='utf-8') as f:
         writer = csv.DictWriter(f, list(rows[0]) if rows else ['model'], lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
     return folder
 
 # %% ../nbs/07_evaluate.ipynb #evaluate
-def evaluate(models,                             # one, a list, or a dictionary by name, of what `open_model` takes
-             train:Tiles, test:Tiles|None=None,  # without `test`, a share of `train` is held out
-             protocols:Sequence[str]=('knn',),   # of `PROTOCOLS`
-             out=None,                           # folder for the report, its figures, and the features
-             baselines:bool=True,                # also the first model untrained, and `BASELINES`
-             untrained_seeds:int=3,              # how often untrained
-             held_out:float=0.2, split:str='image', seed:int=0, # see `split_tiles`
-             progress:bool=True, **settings) -> Report:         # further fields of `Setup`
+def evaluate(
+    models,  # one, a list, or a dictionary by name, of what `open_model` takes
+    train: Tiles,
+    test: Tiles | None = None,  # without `test`, a share of `train` is held out
+    protocols: Sequence[str] = ('knn',),  # of `PROTOCOLS`
+    out=None,  # folder for the report, its figures, and the features
+    baselines: bool = True,  # also the first model untrained, and `BASELINES`
+    untrained_seeds: int = 3,  # how often untrained
+    held_out: float = 0.2,
+    split: str = 'image',
+    seed: int = 0,  # see `split_tiles`
+    progress: bool = True,
+    **settings,
+) -> Report:  # further fields of `Setup`
     "Ask every model every protocol on the same tiles; `ValueError` for what cannot work, before anything is computed."
     train = as_tiles(train)
-    train, test = split_tiles(train, held_out, seed, split) if test is None else (train, as_tiles(test))
-    s = Setup(train, test, **{'cache': out and Path(out)/'features', **settings})
+    train, test = (
+        split_tiles(train, held_out, seed, split) if test is None else (train, as_tiles(test))
+    )
+    s = Setup(train, test, **{'cache': out and Path(out) / 'features', **settings})
     check_setup(s, protocols)
-    s.search = settle_search(s.search, 'cpu', len(s.train), max(s.k, *s.ks))                # one for the whole report, which says it
+    s.search = settle_search(
+        s.search, 'cpu', len(s.train), max(s.k, *s.ks)
+    )  # one for the whole report, which says it
     who = contenders(models, baselines, untrained_seeds)
     s.kept['first'] = who[0].models[0]
     report = Report(describe(s, who, protocols), groups=s.groups)
     jobs = [(protocol, w) for protocol in protocols for w in who]
     for protocol, w in tqdm(jobs, 'evaluating', leave=False) if progress else jobs:
         start, pictures = time.perf_counter(), {}
-        try: report.results += [r for r in ask(w, protocol, s, pictures) if not already(report, r)]
-        except (ValueError, AssertionError) as e: report.problems.append(f"{w.name}, {protocol}: {e}")     # timm asserts on input sizes
-        report.seconds[f'{w.name}, {protocol}'], report.pictures[protocol, w.name] = round(time.perf_counter() - start, 1), pictures
-        if out: save_report(report, out)
-    if not report.results: raise ValueError('nothing could be computed: ' + '; '.join(report.problems[:3]))
+        try:
+            report.results += [r for r in ask(w, protocol, s, pictures) if not already(report, r)]
+        except (ValueError, AssertionError) as e:
+            report.problems.append(f'{w.name}, {protocol}: {e}')  # timm asserts on input sizes
+        report.seconds[f'{w.name}, {protocol}'], report.pictures[protocol, w.name] = (
+            round(time.perf_counter() - start, 1),
+            pictures,
+        )
+        if out:
+            save_report(report, out)
+    if not report.results:
+        raise ValueError('nothing could be computed: ' + '; '.join(report.problems[:3]))
     report.figures = report_figures(report, s)
-    if out: save_report(report, out, report.figures)
+    if out:
+        save_report(report, out, report.figures)
     return report
 
-def already(report:Report, r:Result) -> bool:
+
+def already(report: Report, r: Result) -> bool:
     "Whether a number that is not of the model itself (the mean, image statistics) is in the report."
-    return r.outcome.model is not None and any((r.model, r.protocol, r.setting, r.metric) == (x.model, x.protocol, x.setting, x.metric) for x in report.results)
+    return r.outcome.model is not None and any(
+        (r.model, r.protocol, r.setting, r.metric) == (x.model, x.protocol, x.setting, x.metric)
+        for x in report.results
+    )
 
 # %% ../nbs/07_evaluate.ipynb #describe
-def describe(s:Setup, who:Sequence[Contender], protocols:Sequence[str]) -> dict:
+def describe(s: Setup, who: Sequence[Contender], protocols: Sequence[str]) -> dict:
     "How a report was asked, as plain values."
     hidden = ('train', 'test', 'cache', 'kept', 'tuning', 'segmenting', 'workers')
     groups = s.groups
-    return dict(models=[w.name for w in who], protocols=list(protocols), train=len(s.train), test=len(s.test), classes=len(set(s.train.labels) - {None}),
-                places=len(set(groups)) if groups else None, **{k: v for k, v in vars(s).items() if k not in hidden},
-                fine_tuning=asdict(s.tuning) if 'finetune' in protocols else None,
-                segmentation=asdict(s.segmenting) if s.mask_classes else None, torch=torch.__version__, satdino_nb=satdino_nb.__version__)
+    return dict(
+        models=[w.name for w in who],
+        protocols=list(protocols),
+        train=len(s.train),
+        test=len(s.test),
+        classes=len(set(s.train.labels) - {None}),
+        places=len(set(groups)) if groups else None,
+        **{k: v for k, v in vars(s).items() if k not in hidden},
+        fine_tuning=asdict(s.tuning) if 'finetune' in protocols else None,
+        segmentation=asdict(s.segmenting) if s.mask_classes else None,
+        torch=torch.__version__,
+        satdino_nb=satdino_nb.__version__,
+    )
 
 # %% ../nbs/07_evaluate.ipynb #gsd-error
 @torch.inference_mode()
-def view_gsds_read(model, tiles:Tiles, views:ViewConfig, seed:int=0, batch_size:int=64, device='auto') -> tuple[np.ndarray, np.ndarray]:
+def view_gsds_read(
+    model, tiles: Tiles, views: ViewConfig, seed: int = 0, batch_size: int = 64, device='auto'
+) -> tuple[np.ndarray, np.ndarray]:
     "True and read GSD `(N, V)` in m/px, of V random views of each of N tiles; `ValueError` for a model without GSD token or read-out."
-    if getattr(model, 'gsd_head', None) is None: raise ValueError("this model has no GSD token, or no read-out on it, so it cannot estimate GSD")
+    if getattr(model, 'gsd_head', None) is None:
+        raise ValueError(
+            'this model has no GSD token, or no read-out on it, so it cannot estimate GSD'
+        )
     device, crop = pick_device(device), MultiCrop(views)
     model, truth, said = model.to(device).eval(), [], []
     for n, batch in enumerate(DataLoader(tiles, batch_size, collate_fn=collate)):
-        found = crop(batch.images.to(device), batch.gsd, (seed, 1), range(n*batch_size, n*batch_size + len(batch)), batch.hw)
-        read = [model.metres(model.tokens(model.normalisation(v.images.flatten(0, 1))).gsd).float().cpu().view(v.gsd.shape) for v in found]
-        said.append(torch.cat(read).T); truth.append(torch.cat([v.gsd for v in found]).T)
+        found = crop(
+            batch.images.to(device),
+            batch.gsd,
+            (seed, 1),
+            range(n * batch_size, n * batch_size + len(batch)),
+            batch.hw,
+        )
+        read = [
+            model.metres(model.tokens(model.normalisation(v.images.flatten(0, 1))).gsd)
+            .float()
+            .cpu()
+            .view(v.gsd.shape)
+            for v in found
+        ]
+        said.append(torch.cat(read).T)
+        truth.append(torch.cat([v.gsd for v in found]).T)
     return torch.cat(truth).double().numpy(), torch.cat(said).double().numpy()
 
-def gsd_error(model, tiles:Tiles, views:ViewConfig, **how) -> dict[str, Estimate|int]:
+
+def gsd_error(model, tiles: Tiles, views: ViewConfig, **how) -> dict[str, Estimate | int]:
     "Mean absolute error (m/px) over random views of `tiles`, of the 'model' and of 'always the mean', with intervals over tiles, and the views' number."
     truth, said = view_gsds_read(model, tiles, views, **how)
-    return {'model': bootstrap(abs(said - truth).mean(1), unit='m/px'), 'always the mean': bootstrap(abs(truth - truth.mean()).mean(1), unit='m/px'), 'views': truth.size}
+    return {
+        'model': bootstrap(abs(said - truth).mean(1), unit='m/px'),
+        'always the mean': bootstrap(abs(truth - truth.mean()).mean(1), unit='m/px'),
+        'views': truth.size,
+    }
 
 # %% ../nbs/07_evaluate.ipynb #evaluate-run
-def evaluate_run(folder, protocols:Sequence[str]=('knn',), out=None, workers:int=2, **settings) -> Report:
+def evaluate_run(
+    folder, protocols: Sequence[str] = ('knn',), out=None, workers: int = 2, **settings
+) -> Report:
     "Evaluate the model of a run folder on the tiles that it held out, next to the baselines; the report goes to its folder `evaluation`, or to `out`."
     run = load_run(folder)
     train, held = run_tiles(run.config)
-    if not len(held): raise ValueError(f"{folder}: the run held nothing out (held_out = 0); give tiles to evaluate on (--train and --test)")
-    out = Path(out or Path(folder)/'evaluation')
-    report = evaluate({Path(folder).name: run.model}, train, held, protocols, out, workers=workers, **settings)
+    if not len(held):
+        raise ValueError(
+            f'{folder}: the run held nothing out (held_out = 0); give tiles to evaluate on (--train and --test)'
+        )
+    out = Path(out or Path(folder) / 'evaluation')
+    report = evaluate(
+        {Path(folder).name: run.model}, train, held, protocols, out, workers=workers, **settings
+    )
     report.settings |= dict(steps=run.metrics[-1]['step'] + 1)
     if run.config.gamma and run.model.gsd_head is not None:
         for who, e in gsd_error(run.model, held, run.config.views).items():
-            if who != 'views': report.results.append(Result(Path(folder).name if who == 'model' else who, 'gsd of views', 'as trained on', 'MAE, m/px', e, Outcome('', '', estimate=e)))
+            if who != 'views':
+                report.results.append(
+                    Result(
+                        Path(folder).name if who == 'model' else who,
+                        'gsd of views',
+                        'as trained on',
+                        'MAE, m/px',
+                        e,
+                        Outcome('', '', estimate=e),
+                    )
+                )
     save_report(report, out, report.figures)
     return report
 
 # %% ../nbs/07_evaluate.ipynb #given-split
-def open_split(data=None, train=None, test=None, gsd:float|None=None) -> tuple[Tiles, Tiles|None]:
+def open_split(
+    data=None, train=None, test=None, gsd: float | None = None
+) -> tuple[Tiles, Tiles | None]:
     "`(train, test)` of two sources, or of a table whose column `split` says train and test; of other data `(all, None)`."
-    if (data is None) == (train is None) or (train is None) != (test is None): raise ValueError("give --data, or both --train and --test, or --run")
-    if train is not None: return open_tiles(train, gsd), open_tiles(test, gsd)
-    if Path(data).suffix.lower() in ('.csv', '.parquet') and {'train', 'test'} <= {str(r.get('split')) for r in read_table(data)}:
+    if (data is None) == (train is None) or (train is None) != (test is None):
+        raise ValueError('give --data, or both --train and --test, or --run')
+    if train is not None:
+        return open_tiles(train, gsd), open_tiles(test, gsd)
+    if Path(data).suffix.lower() in ('.csv', '.parquet') and {'train', 'test'} <= {
+        str(r.get('split')) for r in read_table(data)
+    }:
         return table_tiles(data, 'train'), table_tiles(data, 'test')
     return open_tiles(data, gsd), None
 
 # %% ../nbs/07_evaluate.ipynb #main
-def command(models:tuple[str, ...]=(), run:Path|None=None, data:Path|None=None, train:Path|None=None, test:Path|None=None, gsd:float|None=None,
-            protocols:tuple[str, ...]=('knn',), out:Path|None=None, baselines:bool=True, split:str='image', held_out:float=0.2, seed:int=0,
-            k:int=20, ks:tuple[int, ...]=(20,), temperature:float=0.07, search:Literal['auto', 'fp32', 'bf16']='fp32', counts:tuple[int, ...]=(1, 5, 10, 50), size:int|None=None, seeds:int=1, untrained_seeds:int=3,
-            tuning:FineTuneConfig=FineTuneConfig(), mask_classes:tuple[str, ...]=(), mask_colours:tuple[str, ...]=(), mask_other:int|None=None,
-            segmenting:SegmentConfig=SegmentConfig(), device:str='auto', workers:int=2) -> Report:
+def command(
+    models: tuple[str, ...] = (),
+    run: Path | None = None,
+    data: Path | None = None,
+    train: Path | None = None,
+    test: Path | None = None,
+    gsd: float | None = None,
+    protocols: tuple[str, ...] = ('knn',),
+    out: Path | None = None,
+    baselines: bool = True,
+    split: str = 'image',
+    held_out: float = 0.2,
+    seed: int = 0,
+    k: int = 20,
+    ks: tuple[int, ...] = (20,),
+    temperature: float = 0.07,
+    search: Literal['auto', 'fp32', 'bf16'] = 'fp32',
+    counts: tuple[int, ...] = (1, 5, 10, 50),
+    size: int | None = None,
+    seeds: int = 1,
+    untrained_seeds: int = 3,
+    tuning: FineTuneConfig = FineTuneConfig(),
+    mask_classes: tuple[str, ...] = (),
+    mask_colours: tuple[str, ...] = (),
+    mask_other: int | None = None,
+    segmenting: SegmentConfig = SegmentConfig(),
+    device: str = 'auto',
+    workers: int = 2,
+) -> Report:
     """Evaluate models on labelled tiles: --models (weights, run folders, timm:NAME) on --data, or on --train and --test; or --run, on the tiles it held out.
 
     Protocols: knn, scales, linear, logistic, few, retrieval, finetune, gsd, and segment and segment_tuned for tables with a column mask. --split image, class or place. --out keeps report, figures and features."""
-    more = dict(k=k, ks=ks, temperature=temperature, search=search, counts=counts, size=size, seeds=seeds, tuning=tuning, device=device,
-                mask_classes=mask_classes, mask_colours=mask_colours, mask_other=mask_other, segmenting=segmenting)
+    more = dict(
+        k=k,
+        ks=ks,
+        temperature=temperature,
+        search=search,
+        counts=counts,
+        size=size,
+        seeds=seeds,
+        tuning=tuning,
+        device=device,
+        mask_classes=mask_classes,
+        mask_colours=mask_colours,
+        mask_other=mask_other,
+        segmenting=segmenting,
+    )
     if run is not None:
-        if models or data or train or test: raise ValueError("--run brings its own model and tiles; leave out --models, --data, --train and --test")
-        return evaluate_run(run, protocols, out, workers, baselines=baselines, untrained_seeds=untrained_seeds, **more)
-    if not models: raise ValueError("give --models (weights, run folders, timm:NAME), or --run")
-    return evaluate(list(models), *open_split(data, train, test, gsd), protocols, out, baselines, untrained_seeds, held_out, split, seed, workers=workers, **more)
+        if models or data or train or test:
+            raise ValueError(
+                '--run brings its own model and tiles; leave out --models, --data, --train and --test'
+            )
+        return evaluate_run(
+            run,
+            protocols,
+            out,
+            workers,
+            baselines=baselines,
+            untrained_seeds=untrained_seeds,
+            **more,
+        )
+    if not models:
+        raise ValueError('give --models (weights, run folders, timm:NAME), or --run')
+    return evaluate(
+        list(models),
+        *open_split(data, train, test, gsd),
+        protocols,
+        out,
+        baselines,
+        untrained_seeds,
+        held_out,
+        split,
+        seed,
+        workers=workers,
+        **more,
+    )
+
 
 def main(args=None) -> None:
     "Command line of `python -m satdino_nb.evaluate`."
     import sys
+
     import tyro
-    try: report = tyro.cli(command, args=args)
-    except (ValueError, OSError, ImportError) as e: sys.exit(f"error: {e}")
+
+    try:
+        report = tyro.cli(command, args=args)
+    except (ValueError, OSError, ImportError) as e:
+        sys.exit(f'error: {e}')
     print(report_markdown(report))
 
-if __name__ == '__main__' and '__file__' in globals(): main()
+
+if __name__ == '__main__' and '__file__' in globals():
+    main()

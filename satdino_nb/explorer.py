@@ -33,19 +33,25 @@ from .vit import SatViT, predict_gsd
 @dataclass(frozen=True, eq=False)
 class Scene:
     "A named image, uint8 `(3, H, W)`, and its GSD in metres per pixel."
+
     name: str
     image: torch.Tensor
     gsd: float
 
     def __post_init__(self):
-        check_gsd(self.gsd, f"GSD of {self.name}")
+        check_gsd(self.gsd, f'GSD of {self.name}')
         if self.image.dtype != torch.uint8 or self.image.ndim != 3 or len(self.image) != 3:
-            raise ValueError(f"{self.name}: a scene is uint8 (3, H, W), got {self.image.dtype} {tuple(self.image.shape)}")
+            raise ValueError(
+                f'{self.name}: a scene is uint8 (3, H, W), got {self.image.dtype} {tuple(self.image.shape)}'
+            )
 
     @property
-    def hw(self) -> tuple[int, int]: return tuple(self.image.shape[-2:])
+    def hw(self) -> tuple[int, int]:
+        return tuple(self.image.shape[-2:])
+
     @cached_property
-    def picture(self) -> Image.Image: return Image.fromarray(self.image.permute(1, 2, 0).contiguous().numpy())
+    def picture(self) -> Image.Image:
+        return Image.fromarray(self.image.permute(1, 2, 0).contiguous().numpy())
 
 # %% ../nbs/10_explorer.ipynb #tile-scenes
 def tile_scenes(tiles) -> dict[str, Scene]:
@@ -53,89 +59,143 @@ def tile_scenes(tiles) -> dict[str, Scene]:
     scenes = {}
     for i, t in enumerate(tiles):
         name = Path(t.path).stem or f'tile {i}'
-        if name in scenes: name = f'{name} ({i})'
+        if name in scenes:
+            name = f'{name} ({i})'
         scenes[name] = Scene(name, t.image, t.gsd)
     return scenes
 
 # %% ../nbs/10_explorer.ipynb #clamp-box
-def clamp_box(box:tuple, hw:tuple, least:int=8) -> tuple[int, int, int, int]:
+def clamp_box(box: tuple, hw: tuple, least: int = 8) -> tuple[int, int, int, int]:
     "The nearest allowed `(top, left, height, width)`: whole pixels inside an image of `hw`, sides of `least` pixels or more."
     size = [min(max(round(n), min(least, most)), most) for n, most in zip(box[2:], hw)]
     place = [min(max(round(p), 0), most - n) for p, n, most in zip(box[:2], size, hw)]
     return *place, *size
 
-def centred_box(scene:Scene, share:float=0.4) -> tuple[int, int, int, int]:
+
+def centred_box(scene: Scene, share: float = 0.4) -> tuple[int, int, int, int]:
     "A centred square, `share` of the scene's shorter side."
-    (h, w), side = scene.hw, round(share*min(scene.hw))
-    return clamp_box(((h - side)//2, (w - side)//2, side, side), scene.hw)
+    (h, w), side = scene.hw, round(share * min(scene.hw))
+    return clamp_box(((h - side) // 2, (w - side) // 2, side, side), scene.hw)
 
 # %% ../nbs/10_explorer.ipynb #sample-crops
-def sample_crops(scene:Scene, config:ViewConfig=ViewConfig(), seed:int=0) -> tuple[Crop, ...]:
+def sample_crops(
+    scene: Scene, config: ViewConfig = ViewConfig(), seed: int = 0
+) -> tuple[Crop, ...]:
     "The crops of one multi-crop draw on `scene` by `seed`: global views first, then local."
     boxes = MultiCrop(config).params([scene.hw], seed).boxes[:, 0].astype(int).tolist()
-    sizes = [config.global_size]*config.n_global + [config.local_size]*config.n_local
+    sizes = [config.global_size] * config.n_global + [config.local_size] * config.n_local
     return tuple(Crop(*box, (size, size)) for box, size in zip(boxes, sizes))
 
 # %% ../nbs/10_explorer.ipynb #cropstate
 class CropState(traitlets.HasTraits):
     "A scene, the box `(top, left, height, width)` in its pixels, the output size in pixels, and how views are sampled."
+
     scene, config = traitlets.Instance(Scene), traitlets.Instance(ViewConfig)
     box, out = traitlets.Tuple(), traitlets.Int(224, min=1)
     sampling, seed = traitlets.Enum(('none', 'uniform', 'random'), 'none'), traitlets.Int(0, min=0)
 
-    def __init__(self, scene:Scene, box:tuple|None=None, out:int=224, config:ViewConfig=ViewConfig(), **kw):
+    def __init__(
+        self,
+        scene: Scene,
+        box: tuple | None = None,
+        out: int = 224,
+        config: ViewConfig = ViewConfig(),
+        **kw,
+    ):
         super().__init__(scene=scene, out=out, config=config, **kw)
-        if box: self.box = box
+        if box:
+            self.box = box
+
     @traitlets.observe('scene')
-    def _centre(self, _): self.box = centred_box(self.scene)
+    def _centre(self, _):
+        self.box = centred_box(self.scene)
+
     @traitlets.validate('box')
-    def _inside(self, proposal): return clamp_box(proposal['value'], self.scene.hw)
+    def _inside(self, proposal):
+        return clamp_box(proposal['value'], self.scene.hw)
 
     @property
-    def crop(self) -> Crop: return Crop(*self.box, (self.out, self.out))
-    def draw(self, sampling:str) -> tuple[Crop, ...]:
+    def crop(self) -> Crop:
+        return Crop(*self.box, (self.out, self.out))
+
+    def draw(self, sampling: str) -> tuple[Crop, ...]:
         return sample_crops(self.scene, replace(self.config, sampling=sampling), self.seed)
-    @property
-    def views(self) -> tuple[Crop, ...]: return () if self.sampling == 'none' else self.draw(self.sampling)
 
-    def move(self, down:int, across:int): self.box = (self.box[0] + down, self.box[1] + across, *self.box[2:])
-    def resize(self, height:int, width:int):
+    @property
+    def views(self) -> tuple[Crop, ...]:
+        return () if self.sampling == 'none' else self.draw(self.sampling)
+
+    def move(self, down: int, across: int):
+        self.box = (self.box[0] + down, self.box[1] + across, *self.box[2:])
+
+    def resize(self, height: int, width: int):
         "Another size in pixels, about the same centre."
-        self.box = (*[p + (old - n + n % 2)//2 for p, old, n in zip(self.box, self.box[2:], (height, width))], height, width)
-    def show(self, crop:Crop):
-        with self.hold_trait_notifications(): self.box, self.out = (crop.top, crop.left, crop.height, crop.width), crop.out_hw[0]
+        self.box = (
+            *[
+                p + (old - n + n % 2) // 2
+                for p, old, n in zip(self.box, self.box[2:], (height, width))
+            ],
+            height,
+            width,
+        )
+
+    def show(self, crop: Crop):
+        with self.hold_trait_notifications():
+            self.box, self.out = (crop.top, crop.left, crop.height, crop.width), crop.out_hw[0]
 
 # %% ../nbs/10_explorer.ipynb #network-input
-def network_input(scene:Scene, crop:Crop) -> torch.Tensor:
+def network_input(scene: Scene, crop: Crop) -> torch.Tensor:
     "The crop as a network receives it, before normalisation: float `(3, *out_hw)` from 0 to 1."
     t, l, h, w = (int(v) for v in (crop.top, crop.left, crop.height, crop.width))
-    rows, columns = (resize_matrix(torch.tensor(0), torch.tensor(n), out, n) for n, out in zip((h, w), crop.out_hw))
-    return (rows @ (scene.image[:, t:t + h, l:l + w]/255) @ columns.T).clamp(0, 1)
+    rows, columns = (
+        resize_matrix(torch.tensor(0), torch.tensor(n), out, n)
+        for n, out in zip((h, w), crop.out_hw)
+    )
+    return (rows @ (scene.image[:, t : t + h, l : l + w] / 255) @ columns.T).clamp(0, 1)
 
 # %% ../nbs/10_explorer.ipynb #fit-picture
-def fit_picture(picture:Image.Image, size:int) -> Image.Image:
+def fit_picture(picture: Image.Image, size: int) -> Image.Image:
     "`picture` in a square of `size` pixels: repeated a whole number of times if it fits, else shrunk (antialiased)."
-    times, longest = size//max(picture.size), max(picture.size)
-    if times: return picture.resize((picture.width*times, picture.height*times), Image.NEAREST)
-    return picture.resize([max(1, round(n*size/longest)) for n in picture.size], Image.BICUBIC, reducing_gap=3.0)
+    times, longest = size // max(picture.size), max(picture.size)
+    if times:
+        return picture.resize((picture.width * times, picture.height * times), Image.NEAREST)
+    return picture.resize(
+        [max(1, round(n * size / longest)) for n in picture.size], Image.BICUBIC, reducing_gap=3.0
+    )
 
-def with_bar(picture:Image.Image, gsd:float, source_hw:tuple) -> Image.Image:
+
+def with_bar(picture: Image.Image, gsd: float, source_hw: tuple) -> Image.Image:
     "`picture` with a scale bar, given that it shows `source_hw` pixels of `gsd` metres per pixel."
     return draw_scale_bar(picture, crop_gsd_yx(gsd, source_hw, (picture.height, picture.width))[1])
 
-def view_picture(scene:Scene, crop:Crop, size:int=448) -> Image.Image:
+
+def view_picture(scene: Scene, crop: Crop, size: int = 448) -> Image.Image:
     "The network's input, enlarged by repetition into a `size` square, with scale bar."
-    x = (network_input(scene, crop)*255).round().byte()
-    return with_bar(fit_picture(Image.fromarray(x.permute(1, 2, 0).contiguous().numpy()), size), scene.gsd, crop.hw)
+    x = (network_input(scene, crop) * 255).round().byte()
+    return with_bar(
+        fit_picture(Image.fromarray(x.permute(1, 2, 0).contiguous().numpy()), size),
+        scene.gsd,
+        crop.hw,
+    )
 
 # %% ../nbs/10_explorer.ipynb #overview-picture
-def overview_picture(scene:Scene, crop:Crop|None=None, views:tuple=(), size:int=448, n_global:int=2) -> Image.Image:
+def overview_picture(
+    scene: Scene, crop: Crop | None = None, views: tuple = (), size: int = 448, n_global: int = 2
+) -> Image.Image:
     "The scene in a `size` square with scale bar, the frame of `crop` and the footprints of `views`."
     picture = fit_picture(scene.picture, size)
-    draw, scale, font = ImageDraw.Draw(picture), picture.width/scene.hw[1], ImageFont.load_default(11)
-    edges = lambda c: [round(v*scale) for v in (c.left, c.top, c.left + c.width, c.top + c.height)]
+    draw, scale, font = (
+        ImageDraw.Draw(picture),
+        picture.width / scene.hw[1],
+        ImageFont.load_default(11),
+    )
+    edges = lambda c: [
+        round(v * scale) for v in (c.left, c.top, c.left + c.width, c.top + c.height)
+    ]
     for i, view in enumerate(views):
-        colour, name = ('white', f'G{i + 1}') if i < n_global else ('#F0E442', str(i - n_global + 1))
+        colour, name = (
+            ('white', f'G{i + 1}') if i < n_global else ('#F0E442', str(i - n_global + 1))
+        )
         x0, y0, x1, y1 = edges(view)
         draw.rectangle([x0, y0, x1 - 1, y1 - 1], outline=colour)
         draw.rectangle([x0, y0, x0 + draw.textlength(name, font) + 3, y0 + 13], fill='black')
@@ -148,117 +208,190 @@ def overview_picture(scene:Scene, crop:Crop|None=None, views:tuple=(), size:int=
     return picture
 
 # %% ../nbs/10_explorer.ipynb #jpeg
-def jpeg(picture:Image.Image, quality:int=90) -> bytes:
+def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
     "`picture` as JPEG bytes; from quality 90 colours are kept at full resolution."
     buffer = io.BytesIO()
     picture.save(buffer, 'JPEG', quality=quality, subsampling=0 if quality >= 90 else 2)
     return buffer.getvalue()
 
 # %% ../nbs/10_explorer.ipynb #caption
-def caption(scene:Scene, crop:Crop) -> str:
+def caption(scene: Scene, crop: Crop) -> str:
     "Pixels, effective GSD, footprint, and whether the crop is upsampled, joined by ' · '."
-    (y, x), (h, w), out = crop_gsd_yx(scene.gsd, crop.hw, crop.out_hw), crop.footprint(scene.gsd), crop.out_hw
-    axes = '' if abs(y/x - 1) < 0.01 else f" (down {y:.3g}, across {x:.3g})"
-    facts = [f"{crop.height} x {crop.width} px -> {out[0]} x {out[1]} px", f"effective GSD {crop.gsd(scene.gsd):.3g} m/px{axes}",
-             f"footprint {metres_text(h)} x {metres_text(w)}"]
-    return ' · '.join(facts + ['upsampled: no new detail']*crop.upsampled)
+    (y, x), (h, w), out = (
+        crop_gsd_yx(scene.gsd, crop.hw, crop.out_hw),
+        crop.footprint(scene.gsd),
+        crop.out_hw,
+    )
+    axes = '' if abs(y / x - 1) < 0.01 else f' (down {y:.3g}, across {x:.3g})'
+    facts = [
+        f'{crop.height} x {crop.width} px -> {out[0]} x {out[1]} px',
+        f'effective GSD {crop.gsd(scene.gsd):.3g} m/px{axes}',
+        f'footprint {metres_text(h)} x {metres_text(w)}',
+    ]
+    return ' · '.join(facts + ['upsampled: no new detail'] * crop.upsampled)
 
 # %% ../nbs/10_explorer.ipynb #static-picture
-def static_picture(state:CropState, size:int=448) -> Image.Image:
+def static_picture(state: CropState, size: int = 448) -> Image.Image:
     "Overview, network input and caption of `state` in one picture."
     left = overview_picture(state.scene, state.crop, state.views, size)
     right = view_picture(state.scene, state.crop, size)
-    out = Image.new('RGB', (left.width + right.width + 8, max(left.height, right.height) + 48), 'white')
-    out.paste(left, (0, 0)); out.paste(right, (left.width + 8, 0))
-    draw, font, words = ImageDraw.Draw(out), ImageFont.load_default(15), caption(state.scene, state.crop).split(' · ')
-    for row, text in enumerate((f"{state.scene.name}, {state.scene.gsd:.3g} m/px · {words[0]}", ' · '.join(words[1:]))):
-        draw.text((4, out.height - 44 + 21*row), text, fill='black', font=font)
+    out = Image.new(
+        'RGB', (left.width + right.width + 8, max(left.height, right.height) + 48), 'white'
+    )
+    out.paste(left, (0, 0))
+    out.paste(right, (left.width + 8, 0))
+    draw, font, words = (
+        ImageDraw.Draw(out),
+        ImageFont.load_default(15),
+        caption(state.scene, state.crop).split(' · '),
+    )
+    for row, text in enumerate(
+        (f'{state.scene.name}, {state.scene.gsd:.3g} m/px · {words[0]}', ' · '.join(words[1:]))
+    ):
+        draw.text((4, out.height - 44 + 21 * row), text, fill='black', font=font)
     return out
 
 # %% ../nbs/10_explorer.ipynb #gsd-strip
-def gsd_strip(scene:Scene, draws:dict[str, tuple], gsd:float|None=None, figure:Figure|None=None) -> Figure:
+def gsd_strip(
+    scene: Scene, draws: dict[str, tuple], gsd: float | None = None, figure: Figure | None = None
+) -> Figure:
     "Ticks at the GSDs of each named draw of crops (a row each, m/px) and a mark at `gsd`; drawn into `figure` if given."
     figure = figure or Figure(figsize=(4.4, 1.9), layout='constrained', dpi=100)
     figure.clear()
     rows = figure.subplots(len(draws), 1, sharex=True, squeeze=False)[:, 0]
     ticks = [np.sort([c.gsd(scene.gsd) for c in crops]) for crops in draws.values()]
-    low, high = np.min(ticks)*0.9, np.max(ticks)*1.1
+    low, high = np.min(ticks) * 0.9, np.max(ticks) * 1.1
     for ax, name, g, colour in zip(rows, draws, ticks, ('#0072B2', '#D55E00', '#009E73')):
         ax.eventplot(g, colors=colour, linelengths=0.8, linewidths=2)
-        if gsd and low <= gsd <= high: ax.axvline(gsd, color='black', ls='--', lw=1)
-        elif gsd: ax.plot(low if gsd < low else high, 1, color='black', marker='<' if gsd < low else '>', markersize=8, clip_on=False)
-        ax.set_title(f"{name}: largest gap {np.diff(g).max():.2g} m/px", fontsize=8, loc='left', pad=2)
-        ax.set(yticks=[], xlim=(low, high)); ax.tick_params(labelsize=8)
+        if gsd and low <= gsd <= high:
+            ax.axvline(gsd, color='black', ls='--', lw=1)
+        elif gsd:
+            ax.plot(
+                low if gsd < low else high,
+                1,
+                color='black',
+                marker='<' if gsd < low else '>',
+                markersize=8,
+                clip_on=False,
+            )
+        ax.set_title(
+            f'{name}: largest gap {np.diff(g).max():.2g} m/px', fontsize=8, loc='left', pad=2
+        )
+        ax.set(yticks=[], xlim=(low, high))
+        ax.tick_params(labelsize=8)
     rows[-1].set_xlabel('effective GSD of the local views (m/px)', fontsize=8)
     return figure
 
-def local_draws(state:CropState) -> dict[str, tuple]:
+
+def local_draws(state: CropState) -> dict[str, tuple]:
     "The local views of `state`'s seed, sampled both ways: 'uniform' and 'random'."
-    return {k: state.draw(k)[state.config.n_global:] for k in ('uniform', 'random')}
+    return {k: state.draw(k)[state.config.n_global :] for k in ('uniform', 'random')}
 
 # %% ../nbs/10_explorer.ipynb #later
 class Later:
     "Runs `f` once, `wait` seconds after the last `ask()`; at once if no event loop is running; now on `flush()`."
-    def __init__(self, f, wait:float=0.15): self.f, self.wait, self.timer = f, wait, None
+
+    def __init__(self, f, wait: float = 0.15):
+        self.f, self.wait, self.timer = f, wait, None
 
     def ask(self, _=None) -> None:
-        if self.timer: self.timer.cancel()
-        try: self.timer = asyncio.get_running_loop().call_later(self.wait, self.flush)
-        except RuntimeError: self.timer = None; self.f()
+        if self.timer:
+            self.timer.cancel()
+        try:
+            self.timer = asyncio.get_running_loop().call_later(self.wait, self.flush)
+        except RuntimeError:
+            self.timer = None
+            self.f()
 
     def flush(self) -> None:
-        if self.timer: self.timer.cancel(); self.timer = None; self.f()
+        if self.timer:
+            self.timer.cancel()
+            self.timer = None
+            self.f()
 
 # %% ../nbs/10_explorer.ipynb #widgets
 def _widgets():
     "The ipywidgets module, or an `ImportError` that says what to install."
-    try: import ipywidgets
+    try:
+        import ipywidgets
     except ImportError as e:
-        raise ImportError("the explorer needs ipywidgets: pip install 'satdino_nb[lab]'; static_picture works without") from e
+        raise ImportError(
+            "the explorer needs ipywidgets: pip install 'satdino_nb[lab]'; static_picture works without"
+        ) from e
     return ipywidgets
+
 
 @contextmanager
 def errors_to(label):
     "Show an exception of the block in the HTML widget `label`."
-    try: yield
-    except Exception as e: label.value = f"<b>Error:</b> {html.escape(str(e) or type(e).__name__)}"
+    try:
+        yield
+    except Exception as e:
+        label.value = f'<b>Error:</b> {html.escape(str(e) or type(e).__name__)}'
 
-def put_picture(widget, data:bytes, size:tuple[int, int]) -> None:
+
+def put_picture(widget, data: bytes, size: tuple[int, int]) -> None:
     "Show JPEG or PNG `data` of `size = (width, height)` pixels in an `Image` widget, at exactly that size."
-    layout = dict(width=f'{size[0]}px', height=f'{size[1]}px', max_width='none', flex='0 0 auto', align_self='flex-start',
-                  object_fit='contain')
-    for name, value in layout.items(): setattr(widget.layout, name, value)
+    layout = dict(
+        width=f'{size[0]}px',
+        height=f'{size[1]}px',
+        max_width='none',
+        flex='0 0 auto',
+        align_self='flex-start',
+        object_fit='contain',
+    )
+    for name, value in layout.items():
+        setattr(widget.layout, name, value)
     widget.value = data
 
 # %% ../nbs/10_explorer.ipynb #picturepane
 class PicturePane:
     "Overview, network input and caption of `state`; redrawn once for each change, however many traits it touches."
-    def __init__(self, state:CropState, size:int=448):
+
+    def __init__(self, state: CropState, size: int = 448):
         w = _widgets()
         self.state, self.size, self.drawn = state, size, None
-        self.overview, self.view, self.caption = w.Image(format='jpeg'), w.Image(format='jpeg'), w.HTML()
-        place = w.Layout(width=f'{size + 8}px', height=f'{size + 40}px', overflow='hidden', flex='0 0 auto')
-        titled = [w.VBox([w.HTML(f'<b>{title}</b>'), p], layout=place)
-                  for title, p in (('The scene, and the crop', self.overview), ('What the network is given', self.view))]
+        self.overview, self.view, self.caption = (
+            w.Image(format='jpeg'),
+            w.Image(format='jpeg'),
+            w.HTML(),
+        )
+        place = w.Layout(
+            width=f'{size + 8}px', height=f'{size + 40}px', overflow='hidden', flex='0 0 auto'
+        )
+        titled = [
+            w.VBox([w.HTML(f'<b>{title}</b>'), p], layout=place)
+            for title, p in (
+                ('The scene, and the crop', self.overview),
+                ('What the network is given', self.view),
+            )
+        ]
         self.box = w.VBox([w.HBox(titled, layout=w.Layout(flex_flow='row wrap')), self.caption])
         state.observe(self.update)
         self.update()
 
     def update(self, _=None) -> None:
         s = self.state
-        if (now := (s.scene, s.box, s.out, s.sampling, s.seed)) == self.drawn: return
+        if (now := (s.scene, s.box, s.out, s.sampling, s.seed)) == self.drawn:
+            return
         with errors_to(self.caption):
             overview = overview_picture(s.scene, s.crop, s.views, self.size, s.config.n_global)
-            for widget, picture in ((self.overview, overview), (self.view, view_picture(s.scene, s.crop, self.size))):
+            for widget, picture in (
+                (self.overview, overview),
+                (self.view, view_picture(s.scene, s.crop, self.size)),
+            ):
                 put_picture(widget, jpeg(picture), picture.size)
             self.caption.value, self.drawn = html.escape(caption(s.scene, s.crop)), now
 
 # %% ../nbs/10_explorer.ipynb #scenepane
 class ScenePane:
     "A menu for the scene and a slider for the output size (pixels) of `state`."
-    def __init__(self, state:CropState, scenes:dict[str, Scene], most:int=448):
+
+    def __init__(self, state: CropState, scenes: dict[str, Scene], most: int = 448):
         w = _widgets()
-        self.scene = w.Dropdown(options=list(scenes.items()), value=state.scene, description='Scene')
+        self.scene = w.Dropdown(
+            options=list(scenes.items()), value=state.scene, description='Scene'
+        )
         self.out = w.IntSlider(state.out, min=16, max=most, step=16, description='Output (px)')
         for c, name in ((self.scene, 'scene'), (self.out, 'out')):
             c.style.description_width, c.layout.width = '84px', '400px'
@@ -266,14 +399,17 @@ class ScenePane:
         self.box = w.VBox([self.scene, self.out])
 
 # %% ../nbs/10_explorer.ipynb #change-box
-def change_box(state:CropState, i:int, value:int, square:bool=True) -> None:
+def change_box(state: CropState, i: int, value: int, square: bool = True) -> None:
     "Set number `i` of the box of `state` (0 top, 1 left, 2 height, 3 width); a side changes about the centre, both if `square`."
-    if i < 2: state.box = (*state.box[:i], value, *state.box[i + 1:])
-    elif square: state.resize(*[min(value, *state.scene.hw)]*2)
-    else: state.resize(*(value if j == i else state.box[j] for j in (2, 3)))
+    if i < 2:
+        state.box = (*state.box[:i], value, *state.box[i + 1 :])
+    elif square:
+        state.resize(*[min(value, *state.scene.hw)] * 2)
+    else:
+        state.resize(*(value if j == i else state.box[j] for j in (2, 3)))
 
 # %% ../nbs/10_explorer.ipynb #set-slider
-def set_slider(slider, value:int, low:int, high:int) -> None:
+def set_slider(slider, value: int, low: int, high: int) -> None:
     "Range and value of an `IntSlider`; disabled where there is no choice (a slider without a range cannot be drawn)."
     slider.min = min(low, slider.min)
     slider.max, slider.disabled = max(high, low + 1), high <= low
@@ -282,66 +418,97 @@ def set_slider(slider, value:int, low:int, high:int) -> None:
 # %% ../nbs/10_explorer.ipynb #boxpane
 class BoxPane:
     "Sliders for the box of `state` (pixels)."
-    def __init__(self, state:CropState):
+
+    def __init__(self, state: CropState):
         w = _widgets()
         self.state, self.listening = state, True
-        self.sliders = [w.IntSlider(description=f'{n} (px)') for n in ('Top', 'Left', 'Height', 'Width')]
+        self.sliders = [
+            w.IntSlider(description=f'{n} (px)') for n in ('Top', 'Left', 'Height', 'Width')
+        ]
         self.square = w.Checkbox(True, description='keep square')
         self.box = w.VBox([*self.sliders, self.square])
-        for c in self.box.children: c.style.description_width, c.layout.width = '84px', '400px'
-        for c in self.sliders: c.observe(self.heed, 'value')
+        for c in self.box.children:
+            c.style.description_width, c.layout.width = '84px', '400px'
+        for c in self.sliders:
+            c.observe(self.heed, 'value')
         state.observe(self.update, ['scene', 'box'])
         self.update()
 
     def heed(self, change) -> None:
-        if not self.listening: return
-        change_box(self.state, self.sliders.index(change['owner']), change['new'], self.square.value)
+        if not self.listening:
+            return
+        change_box(
+            self.state, self.sliders.index(change['owner']), change['new'], self.square.value
+        )
         self.update()
 
     def update(self, _=None) -> None:
         "Set sliders and their ranges from the state."
         self.listening, (H, W), (top, left, h, w) = False, self.state.scene.hw, self.state.box
         ranges = ((top, 0, H - h), (left, 0, W - w), (h, min(8, H), H), (w, min(8, W), W))
-        for slider, values in zip(self.sliders, ranges): set_slider(slider, *values)
+        for slider, values in zip(self.sliders, ranges):
+            set_slider(slider, *values)
         self.listening = True
 
 # %% ../nbs/10_explorer.ipynb #view-options
-def view_options(state:CropState) -> list[tuple[str, int]]:
+def view_options(state: CropState) -> list[tuple[str, int]]:
     "The sampled views of `state` as a menu: name with GSD, and number (-1 for none)."
     n = state.config.n_global
     names = [f'global {i + 1}' if i < n else f'local {i - n + 1}' for i in range(len(state.views))]
-    return [('-', -1)] + [(f"{name}: {v.gsd(state.scene.gsd):.3g} m/px", i) for i, (name, v) in enumerate(zip(names, state.views))]
+    return [('-', -1)] + [
+        (f'{name}: {v.gsd(state.scene.gsd):.3g} m/px', i)
+        for i, (name, v) in enumerate(zip(names, state.views))
+    ]
 
 # %% ../nbs/10_explorer.ipynb #samplingpane
 class SamplingPane:
     "How `state` samples views, by which seed, and a menu that moves the crop to one of them."
-    def __init__(self, state:CropState):
+
+    def __init__(self, state: CropState):
         w = _widgets()
-        self.state, self.again = state, w.Button(description='Resample', tooltip='Draw the views of the next seed')
+        self.state, self.again = (
+            state,
+            w.Button(description='Resample', tooltip='Draw the views of the next seed'),
+        )
         self.kind = w.ToggleButtons(options=['none', 'uniform', 'random'], description='Sampling')
         self.seed = w.BoundedIntText(min=0, max=2**31 - 1, description='Seed')
         self.go = w.Dropdown(options=[('-', -1)], description='Go to view')
-        for c in (self.kind, self.seed, self.go): c.style.description_width = '84px'
-        self.kind.style.button_width, self.seed.layout.width, self.go.layout.width = '80px', '200px', '360px'
-        self.kind.layout.width, self.kind.layout.display, self.kind.layout.flex_flow = '440px', 'flex', 'row nowrap'
+        for c in (self.kind, self.seed, self.go):
+            c.style.description_width = '84px'
+        self.kind.style.button_width, self.seed.layout.width, self.go.layout.width = (
+            '80px',
+            '200px',
+            '360px',
+        )
+        self.kind.layout.width, self.kind.layout.display, self.kind.layout.flex_flow = (
+            '440px',
+            'flex',
+            'row nowrap',
+        )
         self.box = w.VBox([self.kind, w.HBox([self.seed, self.again]), self.go])
-        for c, name in ((self.kind, 'sampling'), (self.seed, 'seed')): traitlets.link((state, name), (c, 'value'))
+        for c, name in ((self.kind, 'sampling'), (self.seed, 'seed')):
+            traitlets.link((state, name), (c, 'value'))
         self.again.on_click(lambda _: setattr(state, 'seed', state.seed + 1))
         self.go.observe(self.visit, 'value')
         state.observe(self.update)
         self.update()
 
     def visit(self, change) -> None:
-        if change['new'] is not None and change['new'] >= 0: self.state.show(self.state.views[change['new']])
+        if change['new'] is not None and change['new'] >= 0:
+            self.state.show(self.state.views[change['new']])
+
     def update(self, _=None) -> None:
         "List the sampled views; no longer name one that the crop has left."
-        if (options := view_options(self.state)) != list(self.go.options): self.go.options = options
-        if self.go.value >= 0 and self.state.crop != self.state.views[self.go.value]: self.go.value = -1
+        if (options := view_options(self.state)) != list(self.go.options):
+            self.go.options = options
+        if self.go.value >= 0 and self.state.crop != self.state.views[self.go.value]:
+            self.go.value = -1
 
 # %% ../nbs/10_explorer.ipynb #strippane
 class StripPane:
     "GSDs of the local views of `state`'s seed, uniform and random, with the crop's; one figure, kept and redrawn when the hand rests."
-    def __init__(self, state:CropState):
+
+    def __init__(self, state: CropState):
         w = _widgets()
         self.state, self.later, self.figure = state, Later(self.draw), None
         self.strip, self.note = w.Image(format='png'), w.HTML()
@@ -359,7 +526,7 @@ class StripPane:
 
 # %% ../nbs/10_explorer.ipynb #estimate-gsd
 @torch.inference_mode()
-def estimate_gsd(model:SatViT, scene:Scene, crop:Crop) -> float:
+def estimate_gsd(model: SatViT, scene: Scene, crop: Crop) -> float:
     "The GSD in metres per pixel that `model` estimates for `crop`."
     x = network_input(scene, crop)[None].to(next(model.parameters()).device)
     return predict_gsd(model, model.normalisation(x)).item()
@@ -367,8 +534,14 @@ def estimate_gsd(model:SatViT, scene:Scene, crop:Crop) -> float:
 # %% ../nbs/10_explorer.ipynb #modelpane
 class ModelPane:
     "The model's GSD estimate for the crop of `state`, next to the effective GSD."
-    def __init__(self, state:CropState, model:SatViT):
-        self.state, self.model, self.later, self.label = state, model, Later(self.estimate), _widgets().HTML()
+
+    def __init__(self, state: CropState, model: SatViT):
+        self.state, self.model, self.later, self.label = (
+            state,
+            model,
+            Later(self.estimate),
+            _widgets().HTML(),
+        )
         self.box = self.label
         state.observe(self.ask, ['scene', 'box', 'out'])
         self.estimate()
@@ -376,6 +549,7 @@ class ModelPane:
     def ask(self, _) -> None:
         self.label.value = self.label.value.removesuffix(' · computing...') + ' · computing...'
         self.later.ask()
+
     def estimate(self) -> None:
         s = self.state
         with errors_to(self.label):
@@ -383,71 +557,108 @@ class ModelPane:
             self.label.value = f"Model's estimate {guess:.3g} m/px, effective GSD {truth:.3g} m/px"
 
 # %% ../nbs/10_explorer.ipynb #save-view
-def save_view(state:CropState, folder='.') -> Path:
+def save_view(state: CropState, folder='.') -> Path:
     "Write the network's input of `state` as PNG to `folder`; GSD (m/px), source and box stand in its name and metadata."
     s, gsd, info = state, state.crop.gsd(state.scene.gsd), PngImagePlugin.PngInfo()
-    facts = dict(gsd=f'{gsd:.9g}', source=s.scene.name, source_gsd=f'{s.scene.gsd:.9g}', box=str(s.box),
-                 caption=caption(s.scene, s.crop))
-    for key, value in facts.items(): info.add_text(key, value)
-    path = Path(folder)/f"{s.scene.name}_{'x'.join(map(str, s.box))}_{s.out}px_{gsd:.4g}m.png"
-    pixels = (network_input(s.scene, s.crop)*255).round().byte().permute(1, 2, 0).contiguous()
+    facts = dict(
+        gsd=f'{gsd:.9g}',
+        source=s.scene.name,
+        source_gsd=f'{s.scene.gsd:.9g}',
+        box=str(s.box),
+        caption=caption(s.scene, s.crop),
+    )
+    for key, value in facts.items():
+        info.add_text(key, value)
+    path = Path(folder) / f'{s.scene.name}_{"x".join(map(str, s.box))}_{s.out}px_{gsd:.4g}m.png'
+    pixels = (network_input(s.scene, s.crop) * 255).round().byte().permute(1, 2, 0).contiguous()
     Image.fromarray(pixels.numpy()).save(path, pnginfo=info)
     return path
 
-def state_code(state:CropState) -> str:
+
+def state_code(state: CropState) -> str:
     "Code that makes this state again, given `scenes` by name."
-    views = '' if state.sampling == 'none' else f", sampling={state.sampling!r}, seed={state.seed}"
-    return f"CropState(scenes[{state.scene.name!r}], box={state.box}, out={state.out}{views})"
+    views = '' if state.sampling == 'none' else f', sampling={state.sampling!r}, seed={state.seed}'
+    return f'CropState(scenes[{state.scene.name!r}], box={state.box}, out={state.out}{views})'
 
 # %% ../nbs/10_explorer.ipynb #savepane
 class SavePane:
     "A button that saves the network's input of `state` to the working directory, and the state as code, to copy."
-    def __init__(self, state:CropState, folder='.'):
+
+    def __init__(self, state: CropState, folder='.'):
         w = _widgets()
         self.state, self.folder = state, folder
         self.save = w.Button(description='Save picture', tooltip="Save the network's input as PNG")
-        self.code, self.note = w.Text(description='As code', layout=w.Layout(width='740px')), w.HTML()
+        self.code, self.note = (
+            w.Text(description='As code', layout=w.Layout(width='740px')),
+            w.HTML(),
+        )
         self.code.style.description_width = '60px'
-        self.box = w.VBox([w.HBox([self.save, self.code], layout=w.Layout(flex_flow='row wrap')), self.note])
+        self.box = w.VBox(
+            [w.HBox([self.save, self.code], layout=w.Layout(flex_flow='row wrap')), self.note]
+        )
         self.save.on_click(self.write)
         state.observe(self.update)
         self.update()
 
-    def update(self, _=None) -> None: self.code.value, self.note.value = state_code(self.state), ''
+    def update(self, _=None) -> None:
+        self.code.value, self.note.value = state_code(self.state), ''
+
     def write(self, _=None) -> None:
-        with errors_to(self.note): self.note.value = f"Saved {html.escape(str(save_view(self.state, self.folder)))}"
+        with errors_to(self.note):
+            self.note.value = f'Saved {html.escape(str(save_view(self.state, self.folder)))}'
 
 # %% ../nbs/10_explorer.ipynb #has-kernel
 def has_kernel() -> bool:
     "True in a notebook whose kernel can serve widgets."
-    try: from IPython import get_ipython
-    except ImportError: return False
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
     return getattr(get_ipython(), 'kernel', None) is not None
 
 # %% ../nbs/10_explorer.ipynb #explorer
 class Explorer:
     "The widget: move a crop over `scenes` (by name) and see its GSD, its footprint, and what a network is given."
-    def __init__(self, scenes:dict[str, Scene], # e.g. tile_scenes(sample_tiles('place'))
-                 model:SatViT|None=None,        # if given, its GSD estimate is shown
-                 config:ViewConfig=ViewConfig(),# how views are sampled
-                 out:int|None=None,             # output size in pixels; the model's input size, or 224
-                 size:int=448):                 # of each picture on the screen, in pixels
+
+    def __init__(
+        self,
+        scenes: dict[str, Scene],  # e.g. tile_scenes(sample_tiles('place'))
+        model: SatViT | None = None,  # if given, its GSD estimate is shown
+        config: ViewConfig = ViewConfig(),  # how views are sampled
+        out: int | None = None,  # output size in pixels; the model's input size, or 224
+        size: int = 448,
+    ):  # of each picture on the screen, in pixels
         w, out = _widgets(), out or (model.config.img_size if model else 224)
         self.state = s = CropState(next(iter(scenes.values())), out=out, config=config)
-        self.picture, self.scene, self.crop = PicturePane(s, size), ScenePane(s, scenes, size), BoxPane(s)
+        self.picture, self.scene, self.crop = (
+            PicturePane(s, size),
+            ScenePane(s, scenes, size),
+            BoxPane(s),
+        )
         self.sampling, self.strip, self.save = SamplingPane(s), StripPane(s), SavePane(s)
         self.model = ModelPane(s, model) if model else None
-        columns = [w.VBox([p.box for p in side], layout=w.Layout(width=f'{size + 8}px', flex='0 0 auto'))
-                   for side in ((self.scene, self.crop), (self.sampling, self.strip))]
+        columns = [
+            w.VBox([p.box for p in side], layout=w.Layout(width=f'{size + 8}px', flex='0 0 auto'))
+            for side in ((self.scene, self.crop), (self.sampling, self.strip))
+        ]
         words = [self.model.box] if model else []
-        self.widget = w.VBox([self.picture.box, *words, w.HBox(columns, layout=w.Layout(flex_flow='row wrap')), self.save.box])
+        self.widget = w.VBox(
+            [
+                self.picture.box,
+                *words,
+                w.HBox(columns, layout=w.Layout(flex_flow='row wrap')),
+                self.save.box,
+            ]
+        )
 
     def flush(self) -> None:
         "Do now what waits for the hand to rest."
         for pane in (self.strip, self.model):
-            if pane: pane.later.flush()
+            if pane:
+                pane.later.flush()
 
     def _repr_mimebundle_(self, **kw) -> dict:
-        if has_kernel(): return self.widget._repr_mimebundle_(**kw)
+        if has_kernel():
+            return self.widget._repr_mimebundle_(**kw)
         picture = base64.b64encode(jpeg(static_picture(self.state), 85)).decode()
         return {'text/plain': caption(self.state.scene, self.state.crop), 'image/jpeg': picture}

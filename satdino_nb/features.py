@@ -34,37 +34,61 @@ from .vit import Backbone, SatViT, as_backbone
 @dataclass
 class Features:
     "Features of N tiles; what a backbone does not have is None."
-    cls: torch.Tensor                   # (N, D) the CLS token, or what the network pools
-    gsd_token: torch.Tensor | None      # (N, D)
-    patch_mean: torch.Tensor | None     # (N, D) mean of the patch tokens
-    gsd_estimate: torch.Tensor | None   # (N,) m/px, of the model's own head
-    gsd: torch.Tensor                   # (N,) m/px of the input as the network sees it; NaN: unknown
-    labels: torch.Tensor                # (N,) class index, -1: none
+
+    cls: torch.Tensor  # (N, D) the CLS token, or what the network pools
+    gsd_token: torch.Tensor | None  # (N, D)
+    patch_mean: torch.Tensor | None  # (N, D) mean of the patch tokens
+    gsd_estimate: torch.Tensor | None  # (N,) m/px, of the model's own head
+    gsd: torch.Tensor  # (N,) m/px of the input as the network sees it; NaN: unknown
+    labels: torch.Tensor  # (N,) class index, -1: none
     paths: list[str]
     classes: tuple[str, ...]
 
-    def __len__(self): return len(self.paths)
-    def subset(self, indices:Sequence[int]) -> 'Features':
+    def __len__(self):
+        return len(self.paths)
+
+    def subset(self, indices: Sequence[int]) -> 'Features':
         "Those of the tiles at `indices`, in that order."
         i = torch.as_tensor(np.asarray(indices), dtype=torch.long)
-        rows = {f.name: v[i] for f in fields(self) if isinstance(v := getattr(self, f.name), torch.Tensor)}
+        rows = {
+            f.name: v[i]
+            for f in fields(self)
+            if isinstance(v := getattr(self, f.name), torch.Tensor)
+        }
         return replace(self, **rows, paths=[self.paths[j] for j in i.tolist()])
 
 # %% ../nbs/07_2_features.ipynb #feature-rows
-def on_device(batch:Batch, device:torch.device) -> Batch:
+def on_device(batch: Batch, device: torch.device) -> Batch:
     "The batch on `device`, where views are cut; on the CPU for mps, which knows no float64."
-    return batch if device.type == 'mps' else Batch(batch.images.to(device), batch.hw.to(device), batch.gsd.to(device), batch.paths)
+    return (
+        batch
+        if device.type == 'mps'
+        else Batch(batch.images.to(device), batch.hw.to(device), batch.gsd.to(device), batch.paths)
+    )
 
-def feature_rows(model, batch:Batch, size:int, crop_pct:float=1.0, precision:str='fp32') -> dict[str, torch.Tensor]:
+
+def feature_rows(
+    model, batch: Batch, size: int, crop_pct: float = 1.0, precision: str = 'fp32'
+) -> dict[str, torch.Tensor]:
     "Columns of `Features` for one batch, on the CPU; `ValueError` naming the image whose features are not finite."
     device = next(model.parameters()).device
     x, gsd = centre_view(on_device(batch, device), size, crop_pct)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == 'bf16'):
         t = model.tokens(model.normalisation(x.to(device)), gsd.float().to(device))
-    rows = dict(cls=t.cls.float(), gsd_token=None if t.gsd is None else t.gsd.float(), patch_mean=None if t.patches is None else t.patches.float().mean(1),
-                gsd_estimate=None if t.gsd is None or model.gsd_head is None else model.metres(t.gsd.float()), gsd=gsd)
+    rows = dict(
+        cls=t.cls.float(),
+        gsd_token=None if t.gsd is None else t.gsd.float(),
+        patch_mean=None if t.patches is None else t.patches.float().mean(1),
+        gsd_estimate=None
+        if t.gsd is None or model.gsd_head is None
+        else model.metres(t.gsd.float()),
+        gsd=gsd,
+    )
     bad = ~t.cls.isfinite().all(1)
-    if bad.any(): raise ValueError(f"{batch.paths[int(bad.int().argmax())]}: its features are NaN or infinite; are the weights whole, and is its GSD known where the network reads it?")
+    if bad.any():
+        raise ValueError(
+            f'{batch.paths[int(bad.int().argmax())]}: its features are NaN or infinite; are the weights whole, and is its GSD known where the network reads it?'
+        )
     return {name: v.cpu() for name, v in rows.items() if v is not None}
 
 # %% ../nbs/07_2_features.ipynb #as-model
@@ -72,14 +96,18 @@ def as_model(model):
     "A SatDINO model or a wrapped peer as it is; a network that says how its input is normalised (timm's do) is wrapped by `as_backbone`."
     return model if isinstance(model, (SatViT, Backbone)) else as_backbone(model)
 
-def as_tiles(tiles:Dataset) -> Tiles:
+
+def as_tiles(tiles: Dataset) -> Tiles:
     "Tiles as they are, and any other torch data set by way of `DatasetTiles`."
     return tiles if isinstance(tiles, Tiles) else DatasetTiles(tiles)
 
-def settle_precision(precision:str, device:torch.device) -> str:
+
+def settle_precision(precision: str, device: torch.device) -> str:
     "'fp32' or 'bf16' of features; 'auto' is `fast_precision` on a CUDA GPU, and fp32 elsewhere, so that features do not depend on which CPU computed them."
-    if precision not in ('auto', 'fp32', 'bf16'): raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
-    if precision != 'auto': return precision
+    if precision not in ('auto', 'fp32', 'bf16'):
+        raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
+    if precision != 'auto':
+        return precision
     return fast_precision(device) if device.type == 'cuda' else 'fp32'
 
 # %% ../nbs/07_2_features.ipynb #weights-hash
@@ -87,26 +115,46 @@ def weights_hash(model) -> str:
     "A hash of what decides a backbone's answers: kind, configuration, normalisation, every weight; `ValueError` for a plain function."
     network = getattr(model, 'network', model)
     if not isinstance(network, torch.nn.Module):
-        raise ValueError("a plain function has no weights to tell it by, so its features cannot be cached; leave cache out, or make it an nn.Module")
-    says = (type(network).__name__, model.config, model.normalisation, getattr(model, 'call', None), getattr(model, 'gsd_name', None))
+        raise ValueError(
+            'a plain function has no weights to tell it by, so its features cannot be cached; leave cache out, or make it an nn.Module'
+        )
+    says = (
+        type(network).__name__,
+        model.config,
+        model.normalisation,
+        getattr(model, 'call', None),
+        getattr(model, 'gsd_name', None),
+    )
     digest = hashlib.blake2b(repr(says).encode(), digest_size=16)
     for name, v in sorted(model.state_dict().items()):
-        digest.update(name.encode()); digest.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(name.encode())
+        digest.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
-def data_hash(tiles:Tiles) -> str:
+
+def data_hash(tiles: Tiles) -> str:
     "A hash of the pixels and GSDs of tiles: of files by name, size and time, of other data sets by the pixels themselves (which reads them all)."
     digest = hashlib.blake2b(repr([tiles.gsds, tiles.size]).encode(), digest_size=16)
-    if not isinstance(tiles, DatasetTiles): digest.update(fingerprint(tiles).encode())
+    if not isinstance(tiles, DatasetTiles):
+        digest.update(fingerprint(tiles).encode())
     else:
-        for i in range(len(tiles)): digest.update(repr((image := tiles.image(i)).shape).encode()); digest.update(image.contiguous().numpy())
+        for i in range(len(tiles)):
+            digest.update(repr((image := tiles.image(i)).shape).encode())
+            digest.update(image.contiguous().numpy())
     return digest.hexdigest()
 
 # %% ../nbs/07_2_features.ipynb #feature-cache
 class FeatureColumns:
     "Columns of N rows, in memory or (with a folder) memory-mapped, filled from the front; `done` rows are there from an earlier call."
-    def __init__(self, n:int, folder=None):
-        self.n, self.folder, self.arrays, self.done, self.noted = n, folder and Path(folder), {}, 0, time.monotonic()
+
+    def __init__(self, n: int, folder=None):
+        self.n, self.folder, self.arrays, self.done, self.noted = (
+            n,
+            folder and Path(folder),
+            {},
+            0,
+            time.monotonic(),
+        )
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.done = self.reopen()
@@ -114,60 +162,104 @@ class FeatureColumns:
     def reopen(self) -> int:
         "Rows kept by an earlier call; 0 if there are none, or if they are damaged."
         try:
-            note = json.loads((self.folder/'done.json').read_text())
-            for mode in ('r', 'r+'):                                         # r+ would lengthen a file that was cut, r refuses it
-                self.arrays = {name: np.load(self.folder/f'{name}.npy', mmap_mode=mode) for name in note['columns']}
-            if all(len(a) == self.n for a in self.arrays.values()): return int(note['rows'])
-        except (OSError, ValueError, KeyError, TypeError): pass
+            note = json.loads((self.folder / 'done.json').read_text())
+            for mode in ('r', 'r+'):  # r+ would lengthen a file that was cut, r refuses it
+                self.arrays = {
+                    name: np.load(self.folder / f'{name}.npy', mmap_mode=mode)
+                    for name in note['columns']
+                }
+            if all(len(a) == self.n for a in self.arrays.values()):
+                return int(note['rows'])
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
         self.arrays = {}
         return 0
 
-    def add(self, rows:dict[str, torch.Tensor]) -> None:
+    def add(self, rows: dict[str, torch.Tensor]) -> None:
         "The next rows of every column."
         for name, v in rows.items():
-            if name not in self.arrays: self.arrays[name] = self.new(name, v.numpy())
-            self.arrays[name][self.done:self.done + len(v)] = v.numpy()
+            if name not in self.arrays:
+                self.arrays[name] = self.new(name, v.numpy())
+            self.arrays[name][self.done : self.done + len(v)] = v.numpy()
         self.done += len(v)
-        if time.monotonic() - self.noted > 20: self.note()
+        if time.monotonic() - self.noted > 20:
+            self.note()
 
-    def new(self, name:str, rows:np.ndarray) -> np.ndarray:
+    def new(self, name: str, rows: np.ndarray) -> np.ndarray:
         shape = (self.n, *rows.shape[1:])
-        return np.lib.format.open_memmap(self.folder/f'{name}.npy', 'w+', rows.dtype, shape) if self.folder else np.empty(shape, rows.dtype)
+        return (
+            np.lib.format.open_memmap(self.folder / f'{name}.npy', 'w+', rows.dtype, shape)
+            if self.folder
+            else np.empty(shape, rows.dtype)
+        )
 
     def note(self) -> None:
         "Bring what is done to the disk, then say how much it is."
         self.noted = time.monotonic()
-        if not (self.folder and self.arrays): return
-        for a in self.arrays.values(): a.flush()
-        write_whole(self.folder/'done.json', json.dumps(dict(rows=self.done, n=self.n, columns=list(self.arrays))))
+        if not (self.folder and self.arrays):
+            return
+        for a in self.arrays.values():
+            a.flush()
+        write_whole(
+            self.folder / 'done.json',
+            json.dumps(dict(rows=self.done, n=self.n, columns=list(self.arrays))),
+        )
 
-    def __enter__(self): return self
-    def __exit__(self, *_): self.note()                                     # also after an error or Ctrl-C
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.note()  # also after an error or Ctrl-C
 
     def tensors(self) -> dict[str, torch.Tensor]:
         "The columns; those of a cache are read from its files as they are needed, and changing them changes no file."
-        if self.folder: self.arrays = {name: np.load(self.folder/f'{name}.npy', mmap_mode='c') for name in self.arrays}
+        if self.folder:
+            self.arrays = {
+                name: np.load(self.folder / f'{name}.npy', mmap_mode='c') for name in self.arrays
+            }
         return {name: torch.from_numpy(a) for name, a in self.arrays.items()}
 
 # %% ../nbs/07_2_features.ipynb #extract-features
 @torch.inference_mode()
-def extract_features(model,                     # SatDINO, `as_backbone(...)`, or a timm model
-                     tiles:Dataset,             # `Tiles`, or any map-style torch data set of images
-                     size:int|None=None,        # input size in pixels; None: the model's own
-                     batch_size:int=128, device='auto', workers:int=0,
-                     crop_pct:float=1.0,        # share of the shorter side that is kept (0.875 in the released kNN)
-                     precision:str='auto',      # 'fp32', 'bf16', or 'auto': bf16 on a CUDA GPU that has it
-                     cache=None,                # folder to keep features in, and to find them again
-                    ) -> Features:
+def extract_features(
+    model,  # SatDINO, `as_backbone(...)`, or a timm model
+    tiles: Dataset,  # `Tiles`, or any map-style torch data set of images
+    size: int | None = None,  # input size in pixels; None: the model's own
+    batch_size: int = 128,
+    device='auto',
+    workers: int = 0,
+    crop_pct: float = 1.0,  # share of the shorter side that is kept (0.875 in the released kNN)
+    precision: str = 'auto',  # 'fp32', 'bf16', or 'auto': bf16 on a CUDA GPU that has it
+    cache=None,  # folder to keep features in, and to find them again
+) -> Features:
     "Features of all tiles; the model is left on `device` in eval mode. `ValueError` names an image whose features are not finite; what was computed before stays in `cache`."
     model, tiles, device = as_model(model), as_tiles(tiles), pick_device(device)
-    if not len(tiles): raise ValueError("no tiles to compute features of")
-    model, how = model.to(device).eval(), dict(size=size or model.config.img_size, crop_pct=crop_pct, precision=settle_precision(precision, device))
-    folder = cache and Path(cache)/hashlib.blake2b(repr((weights_hash(model), data_hash(tiles), how)).encode(), digest_size=16).hexdigest()
+    if not len(tiles):
+        raise ValueError('no tiles to compute features of')
+    model, how = (
+        model.to(device).eval(),
+        dict(
+            size=size or model.config.img_size,
+            crop_pct=crop_pct,
+            precision=settle_precision(precision, device),
+        ),
+    )
+    folder = (
+        cache
+        and Path(cache)
+        / hashlib.blake2b(
+            repr((weights_hash(model), data_hash(tiles), how)).encode(), digest_size=16
+        ).hexdigest()
+    )
     with FeatureColumns(len(tiles), folder) as columns:
         rest = tiles.subset(range(columns.done, len(tiles)))
-        loader = DataLoader(rest, batch_size, collate_fn=collate, num_workers=workers) if len(rest) else ()
-        for batch in tqdm(loader, 'features', leave=False): columns.add(feature_rows(model, batch, **how))
+        loader = (
+            DataLoader(rest, batch_size, collate_fn=collate, num_workers=workers)
+            if len(rest)
+            else ()
+        )
+        for batch in tqdm(loader, 'features', leave=False):
+            columns.add(feature_rows(model, batch, **how))
     found = dict(gsd_token=None, patch_mean=None, gsd_estimate=None) | columns.tensors()
     labels = torch.tensor([-1 if y is None else y for y in tiles.labels])
     return Features(**found, labels=labels, paths=tiles.paths, classes=tiles.classes)
@@ -175,58 +267,113 @@ def extract_features(model,                     # SatDINO, `as_backbone(...)`, o
 # %% ../nbs/07_2_features.ipynb #save-features
 VECTORS, NUMBERS = ('cls', 'gsd_token', 'patch_mean'), ('gsd_estimate', 'gsd')
 
-def save_features(f:Features, path, tiles:Tiles|None=None) -> Path:
+
+def save_features(f: Features, path, tiles: Tiles | None = None) -> Path:
     "Write to `.npz`, or to `.parquet` (with boxes, and as GeoParquet with footprints, where `tiles` has them); `ValueError` for other endings."
     path = Path(path)
-    if tiles is not None and tiles.paths != f.paths: raise ValueError(f"{path}: the features are of other tiles than those given")
+    if tiles is not None and tiles.paths != f.paths:
+        raise ValueError(f'{path}: the features are of other tiles than those given')
     if path.suffix == '.npz':
         part = path.with_name(path.name + '.part')
-        with part.open('wb') as file: np.savez(file, labels=f.labels, paths=np.array(f.paths), classes=np.array(f.classes, dtype=str), **vectors_of(f))
+        with part.open('wb') as file:
+            np.savez(
+                file,
+                labels=f.labels,
+                paths=np.array(f.paths),
+                classes=np.array(f.classes, dtype=str),
+                **vectors_of(f),
+            )
         part.replace(path)
-    elif path.suffix == '.parquet': write_parquet(f, path, tiles)
-    else: raise ValueError(f"{path}: features are written to .npz or .parquet")
+    elif path.suffix == '.parquet':
+        write_parquet(f, path, tiles)
+    else:
+        raise ValueError(f'{path}: features are written to .npz or .parquet')
     return path
 
-def vectors_of(f:Features) -> dict[str, np.ndarray]:
-    return {name: getattr(f, name).numpy() for name in (*VECTORS, *NUMBERS) if getattr(f, name) is not None}
+
+def vectors_of(f: Features) -> dict[str, np.ndarray]:
+    return {
+        name: getattr(f, name).numpy()
+        for name in (*VECTORS, *NUMBERS)
+        if getattr(f, name) is not None
+    }
 
 # %% ../nbs/07_2_features.ipynb #write-parquet
-def write_parquet(f:Features, path:Path, tiles:Tiles|None=None) -> None:
+def write_parquet(f: Features, path: Path, tiles: Tiles | None = None) -> None:
     "One row a tile; vectors are lists of numbers of one length. Needs pyarrow, and geopandas for footprints."
-    try: import pyarrow as pa
-    except ImportError as e: raise ImportError("Parquet tables need pyarrow: pip install 'satdino_nb[tables]'") from e
+    try:
+        import pyarrow as pa
+    except ImportError as e:
+        raise ImportError("Parquet tables need pyarrow: pip install 'satdino_nb[tables]'") from e
     import pyarrow.parquet as pq
-    columns = dict(path=f.paths, label=f.labels.numpy()) | ({'class': [f.classes[y] if y >= 0 else None for y in f.labels.tolist()]} if f.classes else {})
+
+    columns = dict(path=f.paths, label=f.labels.numpy()) | (
+        {'class': [f.classes[y] if y >= 0 else None for y in f.labels.tolist()]}
+        if f.classes
+        else {}
+    )
     for name, v in vectors_of(f).items():
-        columns[name] = v if v.ndim == 1 else pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), v.shape[1])
+        columns[name] = (
+            v if v.ndim == 1 else pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), v.shape[1])
+        )
     boxed = tiles is not None and None not in tiles.boxes
-    if boxed: columns |= {side: [b[j] for b in tiles.boxes] for j, side in enumerate(('top', 'left', 'height', 'width'))}
+    if boxed:
+        columns |= {
+            side: [b[j] for b in tiles.boxes]
+            for j, side in enumerate(('top', 'left', 'height', 'width'))
+        }
     table, rings = pa.table(columns), footprints(tiles) if boxed else [None]
     if any(r is None for r in rings):
         pq.write_table(table, path)
         return
-    try: import geopandas, shapely
-    except ImportError as e: raise ImportError("footprints in GeoParquet need geopandas: pip install 'satdino_nb[geo]'") from e
-    geopandas.GeoDataFrame(table.to_pandas(), geometry=[shapely.Polygon(r) for r in rings], crs='EPSG:4326').to_parquet(path, index=False)
+    try:
+        import geopandas
+        import shapely
+    except ImportError as e:
+        raise ImportError(
+            "footprints in GeoParquet need geopandas: pip install 'satdino_nb[geo]'"
+        ) from e
+    geopandas.GeoDataFrame(
+        table.to_pandas(), geometry=[shapely.Polygon(r) for r in rings], crs='EPSG:4326'
+    ).to_parquet(path, index=False)
 
 # %% ../nbs/07_2_features.ipynb #load-features
 def load_features(path) -> Features:
     "Features from a `.npz` or `.parquet` file of `save_features`; `ValueError` if it is none."
     path, table = Path(path), {}
-    if not path.is_file(): raise FileNotFoundError(f"{path}: no such file of features")
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such file of features')
     try:
         if path.suffix == '.npz':
-            with np.load(path, allow_pickle=False) as file: table = {name: file[name] for name in file.files}
-            table['paths'], table['classes'] = table['paths'].tolist(), tuple(table['classes'].tolist())
+            with np.load(path, allow_pickle=False) as file:
+                table = {name: file[name] for name in file.files}
+            table['paths'], table['classes'] = (
+                table['paths'].tolist(),
+                tuple(table['classes'].tolist()),
+            )
         else:
             import pyarrow.parquet as pq
+
             table = parquet_columns(pq.read_table(path))
-        return Features(**{f.name: torch.from_numpy(np.array(v)) if isinstance(v := table.get(f.name), np.ndarray) else v for f in fields(Features)})
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as e: raise ValueError(f"{path}: not a whole file of features ({e})") from e
+        return Features(
+            **{
+                f.name: torch.from_numpy(np.array(v))
+                if isinstance(v := table.get(f.name), np.ndarray)
+                else v
+                for f in fields(Features)
+            }
+        )
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as e:
+        raise ValueError(f'{path}: not a whole file of features ({e})') from e
+
 
 def parquet_columns(table) -> dict:
     "Columns of `Features` from a pyarrow table."
-    out = {name: np.stack(table[name].to_numpy(zero_copy_only=False)) for name in VECTORS if name in table.column_names}
+    out = {
+        name: np.stack(table[name].to_numpy(zero_copy_only=False))
+        for name in VECTORS
+        if name in table.column_names
+    }
     out |= {name: table[name].to_numpy() for name in NUMBERS if name in table.column_names}
     names = table['class'].to_pylist() if 'class' in table.column_names else []
     labels = table['label'].to_numpy()
@@ -237,7 +384,8 @@ def parquet_columns(table) -> dict:
 # %% ../nbs/07_2_features.ipynb #image-side
 BASELINES = ('pixels', 'colour histogram', 'hand-made features')
 
-def image_side(tiles:Tiles, most:int=50) -> int:
+
+def image_side(tiles: Tiles, most: int = 50) -> int:
     """The data set's image size in pixels: the median of the shorter side.
 
     At most `most` tiles are looked at, evenly spaced. `image_side(sample_tiles('test'))` is 128.
@@ -246,7 +394,7 @@ def image_side(tiles:Tiles, most:int=50) -> int:
     return int(np.median([min(tiles[int(i)].image.shape[1:]) for i in some]))
 
 # %% ../nbs/07_2_features.ipynb #root-histogram
-def root_histogram(bins:torch.Tensor, n:int) -> torch.Tensor:
+def root_histogram(bins: torch.Tensor, n: int) -> torch.Tensor:
     """Square roots of the shares of `n` bins `(B, n)`, from each pixel's bin `(B, H, W)`.
 
     Of length 1, so that a product of two is their overlap (Bhattacharyya 1943).
@@ -254,43 +402,46 @@ def root_histogram(bins:torch.Tensor, n:int) -> torch.Tensor:
     """
     bins = bins.flatten(1)
     ones = torch.ones_like(bins, dtype=torch.float32)
-    return (torch.zeros(len(bins), n).scatter_add_(1, bins, ones)/bins.shape[1]).sqrt()
+    return (torch.zeros(len(bins), n).scatter_add_(1, bins, ones) / bins.shape[1]).sqrt()
 
 # %% ../nbs/07_2_features.ipynb #colour-blocks
-def colour_moments(levels:torch.Tensor) -> torch.Tensor:
+def colour_moments(levels: torch.Tensor) -> torch.Tensor:
     """Mean less 0.5, standard deviation and cube root of the third central moment, `(B, 9)`.
 
     Of red, green and blue `(B, 3, H, W)` in levels 0..255, in shares of 255. In double
     precision: a cube root makes much of a rounding error. Stricker and Orengo 1995.
     """
-    x = levels.double().flatten(2)/255
+    x = levels.double().flatten(2) / 255
     mean = x.mean(2)
     off = x - mean[..., None]
     third = (off**3).mean(2)
-    skew = third.sign()*third.abs()**(1/3)
+    skew = third.sign() * third.abs() ** (1 / 3)
     return torch.cat([mean - 0.5, (off**2).mean(2).sqrt(), skew], 1).float()
 
-def hsv_histograms(levels:torch.Tensor, bins:int=16) -> dict[str, torch.Tensor]:
+
+def hsv_histograms(levels: torch.Tensor, bins: int = 16) -> dict[str, torch.Tensor]:
     """'hue', 'saturation', 'value': `(B, bins)` each, of RGB `(B, 3, H, W)` in levels 0..255.
 
     The three are one part: each has length 3**-0.5, together they have 1.
     HSV by matplotlib (Smith 1978); grey pixels have hue 0.
     """
     from matplotlib.colors import rgb_to_hsv
-    hsv = torch.from_numpy(rgb_to_hsv((levels/255).movedim(1, -1).numpy()))
-    found = (hsv*bins).long().clamp(max=bins - 1).unbind(-1)
+
+    hsv = torch.from_numpy(rgb_to_hsv((levels / 255).movedim(1, -1).numpy()))
+    found = (hsv * bins).long().clamp(max=bins - 1).unbind(-1)
     names = ('hue', 'saturation', 'value')
-    return {name: root_histogram(v, bins)*3**-0.5 for name, v in zip(names, found)}
+    return {name: root_histogram(v, bins) * 3**-0.5 for name, v in zip(names, found)}
 
 # %% ../nbs/07_2_features.ipynb #local-binary-patterns
-def ring_of(grey:torch.Tensor) -> list[torch.Tensor]:
+def ring_of(grey: torch.Tensor) -> list[torch.Tensor]:
     "The eight neighbours of each pixel of `(B, H, W)`, clockwise from the upper left; borders repeat."
     h, w = grey.shape[1:]
     padded = F.pad(grey[:, None], (1, 1, 1, 1), mode='replicate')[:, 0]
     clockwise = ((0, 0), (0, 1), (0, 2), (1, 2), (2, 2), (2, 1), (2, 0), (1, 0))
-    return [padded[:, top:top + h, left:left + w] for top, left in clockwise]
+    return [padded[:, top : top + h, left : left + w] for top, left in clockwise]
 
-def local_binary_patterns(grey:torch.Tensor) -> torch.Tensor:
+
+def local_binary_patterns(grey: torch.Tensor) -> torch.Tensor:
     """Each pixel's pattern 0..9 `(B, H, W)`: neighbours as bright or brighter, 9 if not uniform.
 
     LBP(8, 1) 'riu2' of Ojala, Pietikäinen and Mäenpää 2002, on the square ring of eight.
@@ -304,40 +455,42 @@ def local_binary_patterns(grey:torch.Tensor) -> torch.Tensor:
     return pattern_of[code.int()]
 
 # %% ../nbs/07_2_features.ipynb #gradient-blocks
-def gradient(grey:torch.Tensor) -> torch.Tensor:
+def gradient(grey: torch.Tensor) -> torch.Tensor:
     "Central differences of `(B, H, W)`: complex `(B, H, W)`, right + i down, in levels a pixel."
     _, up, _, right, _, down, _, left = ring_of(grey)
-    return torch.complex(right - left, down - up)/2
+    return torch.complex(right - left, down - up) / 2
 
-def magnitude_bins(magnitude:torch.Tensor, n:int=16) -> torch.Tensor:
+
+def magnitude_bins(magnitude: torch.Tensor, n: int = 16) -> torch.Tensor:
     "Half octaves 0..n-1 of a magnitude in levels a pixel, from half a level upwards."
-    return (2*(2*magnitude).clamp(min=1).log2()).long().clamp(max=n - 1)
+    return (2 * (2 * magnitude).clamp(min=1).log2()).long().clamp(max=n - 1)
 
-def agreement(gradient:torch.Tensor) -> torch.Tensor:
+
+def agreement(gradient: torch.Tensor) -> torch.Tensor:
     "How well directions agree, 0..1 `(B, 4)`: |sum m exp(ik angle)| / sum m for k 2, 4, 6, 8."
     magnitude = gradient.abs()
-    twice, arrows, found = (gradient/magnitude.clamp(min=1e-6))**2, magnitude + 0j, []
+    twice, arrows, found = (gradient / magnitude.clamp(min=1e-6)) ** 2, magnitude + 0j, []
     for _ in range(4):
-        arrows = arrows*twice
+        arrows = arrows * twice
         found.append(arrows.sum((1, 2)).abs())
-    return torch.stack(found, 1)/magnitude.sum((1, 2)).clamp(min=1e-6)[:, None]
+    return torch.stack(found, 1) / magnitude.sum((1, 2)).clamp(min=1e-6)[:, None]
 
 # %% ../nbs/07_2_features.ipynb #hand-made-blocks
-def hand_made_blocks(x:torch.Tensor) -> dict[str, torch.Tensor]:
+def hand_made_blocks(x: torch.Tensor) -> dict[str, torch.Tensor]:
     "The parts of `hand_made_features` by name, `(B, n)` each, of pictures `(B, 3, H, W)` in 0..1."
-    levels = (x.float()*255).round()
+    levels = (x.float() * 255).round()
     blocks = {'colour moments': colour_moments(levels)} | hsv_histograms(levels)
-    grey = levels.sum(1)                                    # three times the mean: whole numbers
+    grey = levels.sum(1)  # three times the mean: whole numbers
     for scale in ('whole', 'half', 'quarter'):
-        slope = gradient(grey)/3
+        slope = gradient(grey) / 3
         blocks[f'patterns, {scale}'] = root_histogram(local_binary_patterns(grey), 10)
         blocks[f'magnitudes, {scale}'] = root_histogram(magnitude_bins(slope.abs()), 16)
         blocks[f'agreement, {scale}'] = agreement(slope)
-        grey = F.adaptive_avg_pool2d(grey, [max(1, n//2) for n in grey.shape[1:]])
+        grey = F.adaptive_avg_pool2d(grey, [max(1, n // 2) for n in grey.shape[1:]])
     return blocks
 
 # %% ../nbs/07_2_features.ipynb #hand-made-features
-def hand_made_features(x:torch.Tensor, pixels:int=2**20) -> torch.Tensor:
+def hand_made_features(x: torch.Tensor, pixels: int = 2**20) -> torch.Tensor:
     """Colour, texture and gradients of pictures in 147 numbers that compare by cosine, `(B, 147)`.
 
     `x`: RGB in 0..1, `(B, 3, H, W)` of any size. Worked in pieces of about `pixels` pixels.
@@ -347,14 +500,23 @@ def hand_made_features(x:torch.Tensor, pixels:int=2**20) -> torch.Tensor:
     `hand_made_features(torch.rand(2, 3, 64, 64)).shape` is `(2, 147)`; `ValueError` if not RGB.
     """
     if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError("hand-made features are of RGB pictures (B, 3, H, W), got "
-                         f"{tuple(x.shape)}; repeat a single band three times")
-    parts = x.cpu().split(max(1, pixels//max(1, x.shape[2]*x.shape[3])))
+        raise ValueError(
+            'hand-made features are of RGB pictures (B, 3, H, W), got '
+            f'{tuple(x.shape)}; repeat a single band three times'
+        )
+    parts = x.cpu().split(max(1, pixels // max(1, x.shape[2] * x.shape[3])))
     return torch.cat([torch.cat(list(hand_made_blocks(p).values()), 1) for p in parts])
 
 # %% ../nbs/07_2_features.ipynb #baseline-features
-def baseline_features(tiles:Dataset, size:int|None=None, crop_pct:float=1.0, side:int=16, bins:int=8,
-                      batch_size:int=256, workers:int=0) -> dict[str, Features]:
+def baseline_features(
+    tiles: Dataset,
+    size: int | None = None,
+    crop_pct: float = 1.0,
+    side: int = 16,
+    bins: int = 8,
+    batch_size: int = 256,
+    workers: int = 0,
+) -> dict[str, Features]:
     """Features that need no network, by the names of `BASELINES`, of each tile's middle.
 
     'pixels' `(N, 3*side*side)`, centred on 0; 'colour histogram' `(N, bins**3)`; 'hand-made
@@ -363,11 +525,11 @@ def baseline_features(tiles:Dataset, size:int|None=None, crop_pct:float=1.0, sid
     `baseline_features(sample_tiles('test'))['pixels'].cls.shape` is `(90, 768)`.
     """
     tiles, parts = as_tiles(tiles), []
-    size, strides = size or image_side(tiles), torch.tensor([bins*bins, bins, 1])[:, None, None]
+    size, strides = size or image_side(tiles), torch.tensor([bins * bins, bins, 1])[:, None, None]
     loader = DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers)
     for batch in tqdm(loader, 'baselines', leave=False):
         x, gsd = centre_view(batch, size, crop_pct)
-        colours = ((x*bins).long().clamp(max=bins - 1)*strides).sum(1)
+        colours = ((x * bins).long().clamp(max=bins - 1) * strides).sum(1)
         pixels = F.adaptive_avg_pool2d(x, side).flatten(1) - 0.5
         parts.append((pixels, root_histogram(colours, bins**3), hand_made_features(x), gsd))
     *columns, gsd = (torch.cat(v) for v in zip(*parts))
@@ -376,17 +538,29 @@ def baseline_features(tiles:Dataset, size:int|None=None, crop_pct:float=1.0, sid
     return {name: made(v) for name, v in zip(BASELINES, columns)}
 
 # %% ../nbs/07_2_features.ipynb #untrained
-def untrained(model, seed:int=0):
+def untrained(model, seed: int = 0):
     "The same architecture and normalisation as `model` (SatDINO or a peer), freshly initialised by `seed`; `ValueError` for a peer that cannot be."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if isinstance(model, SatViT): return SatViT(model.config, model.normalisation).eval()
+        if isinstance(model, SatViT):
+            return SatViT(model.config, model.normalisation).eval()
         fresh = copy.deepcopy(as_model(model))
-        if not isinstance(fresh.network, torch.nn.Module): raise ValueError("a plain function has no weights to start afresh")
+        if not isinstance(fresh.network, torch.nn.Module):
+            raise ValueError('a plain function has no weights to start afresh')
         for part in fresh.network.modules():
-            if hasattr(part, 'reset_parameters'): part.reset_parameters()
-        if hasattr(fresh.network, 'init_weights'): fresh.network.init_weights()         # timm's and DINOv2's: tokens and positions too
+            if hasattr(part, 'reset_parameters'):
+                part.reset_parameters()
+        if hasattr(fresh.network, 'init_weights'):
+            fresh.network.init_weights()  # timm's and DINOv2's: tokens and positions too
     before = dict(model.named_parameters())
-    same = [n for n, p in fresh.named_parameters() if p.ndim > 1 and torch.equal(p.cpu(), before.get(n, before.get(f'network.{n}', p)).detach().cpu())]
-    if same: raise ValueError(f"{same[0]} of this network cannot be started afresh; make an untrained one yourself")
+    same = [
+        n
+        for n, p in fresh.named_parameters()
+        if p.ndim > 1
+        and torch.equal(p.cpu(), before.get(n, before.get(f'network.{n}', p)).detach().cpu())
+    ]
+    if same:
+        raise ValueError(
+            f'{same[0]} of this network cannot be started afresh; make an untrained one yourself'
+        )
     return fresh

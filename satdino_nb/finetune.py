@@ -31,114 +31,190 @@ from .views import ViewParams, centre_view, cut_views, sample_boxes, view_gsd
 @dataclass(frozen=True)
 class FineTuneConfig:
     "The recipe of `fine_tune`; `lr` is for a batch of 256 and scaled with the batch size."
+
     epochs: int = 30
     batch_size: int = 64
-    size: int | None = None             # input pixels; None: the model's own
-    lr: float = 1e-3                    # of the head and the last layer
-    layer_decay: float = 0.65           # factor on the learning rate from one layer to the one below
-    weight_decay: float = 0.05          # not on biases, norms, tokens and positions
+    size: int | None = None  # input pixels; None: the model's own
+    lr: float = 1e-3  # of the head and the last layer
+    layer_decay: float = 0.65  # factor on the learning rate from one layer to the one below
+    weight_decay: float = 0.05  # not on biases, norms, tokens and positions
     warmup_epochs: float = 3
-    drop_path: float = 0.1              # of the last block; rises with depth
+    drop_path: float = 0.1  # of the last block; rises with depth
     label_smoothing: float = 0.1
-    mixup: float = 0.                   # alpha of mixup; 0: off
-    scale: tuple[float, float] = (0.2, 1.)   # area fraction of the crops
+    mixup: float = 0.0  # alpha of mixup; 0: off
+    scale: tuple[float, float] = (0.2, 1.0)  # area fraction of the crops
     flip: float = 0.5
-    turn: bool = True                   # quarter turns
-    clip_grad: float = 1.
-    precision: str = 'auto'             # 'fp32', 'bf16', or 'auto', as for features: bf16 on a CUDA GPU that has it
+    turn: bool = True  # quarter turns
+    clip_grad: float = 1.0
+    precision: str = (
+        'auto'  # 'fp32', 'bf16', or 'auto', as for features: bf16 on a CUDA GPU that has it
+    )
     seed: int = 0
 
     def __post_init__(self):
-        if self.epochs < 1 or self.batch_size < 1: raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}")
-        if not 0 < self.layer_decay <= 1: raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
-        if self.mixup and self.batch_size % 2: raise ValueError(f"mixup pairs images, so the batch size must be even, got {self.batch_size}")
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(
+                f'epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}'
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f'layer_decay must be above 0 and at most 1, got {self.layer_decay}')
+        if self.mixup and self.batch_size % 2:
+            raise ValueError(
+                f'mixup pairs images, so the batch size must be even, got {self.batch_size}'
+            )
 
 # %% ../nbs/07_6_finetune.ipynb #augmented
-def augmented(batch:Batch, size:int, c:FineTuneConfig, rng:np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def augmented(
+    batch: Batch, size: int, c: FineTuneConfig, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     "A random crop of each image, flipped and turned, as float 0..1 `(B, 3, size, size)`, and its GSD `(B,)` in metres per pixel."
     n = len(batch)
-    boxes, still = sample_boxes(rng, batch.hw.numpy(), [c.scale]*n), np.zeros(n)
-    p = ViewParams(boxes, rng.random(n) < c.flip, np.tile([1., 1, 1, 0], (n, 1)), still > 0, still, still > 0)
-    x, turns = cut_views(batch.images, ViewParams(*(v[None] for v in vars(p).values())), size)[0], rng.integers(4, size=n)*c.turn
+    boxes, still = sample_boxes(rng, batch.hw.numpy(), [c.scale] * n), np.zeros(n)
+    p = ViewParams(
+        boxes, rng.random(n) < c.flip, np.tile([1.0, 1, 1, 0], (n, 1)), still > 0, still, still > 0
+    )
+    x, turns = (
+        cut_views(batch.images, ViewParams(*(v[None] for v in vars(p).values())), size)[0],
+        rng.integers(4, size=n) * c.turn,
+    )
     for k in (1, 2, 3):
-        if len(at := np.flatnonzero(turns == k)): x[at] = x[at].rot90(k, (2, 3))
+        if len(at := np.flatnonzero(turns == k)):
+            x[at] = x[at].rot90(k, (2, 3))
     return x, view_gsd(batch.gsd, torch.from_numpy(boxes), size)
 
 # %% ../nbs/07_6_finetune.ipynb #classifier
 class Classifier(nn.Module):
     "A copy of a backbone with a linear head on its CLS feature; `model(x, gsd)` gives logits `(B, C)` of normalised images."
-    def __init__(self, backbone, num_classes:int, drop_path:float=0.):
+
+    def __init__(self, backbone, num_classes: int, drop_path: float = 0.0):
         super().__init__()
         self.backbone = copy.deepcopy(as_model(backbone)).requires_grad_(True)
         network = getattr(self.backbone, 'network', self.backbone)
-        if not isinstance(network, nn.Module): raise ValueError("a plain function has no weights to fine-tune")
+        if not isinstance(network, nn.Module):
+            raise ValueError('a plain function has no weights to fine-tune')
         width = self.backbone.config.embed_dim
-        if not width: raise ValueError("this network does not say how wide its features are (num_features)")
+        if not width:
+            raise ValueError('this network does not say how wide its features are (num_features)')
         self.head = nn.Linear(width, num_classes)
-        nn.init.trunc_normal_(self.head.weight, std=0.01); nn.init.zeros_(self.head.bias)
+        nn.init.trunc_normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
         blocks = [b for b in getattr(network, 'blocks', ()) if hasattr(b, 'drop_path1')]
-        for rate, b in zip(np.linspace(0, drop_path, len(blocks)), blocks): b.drop_path1, b.drop_path2 = DropPath(rate), DropPath(rate)
+        for rate, b in zip(np.linspace(0, drop_path, len(blocks)), blocks):
+            b.drop_path1, b.drop_path2 = DropPath(rate), DropPath(rate)
 
-    def forward(self, x:torch.Tensor, gsd:torch.Tensor|None=None) -> torch.Tensor:
-        summary = getattr(self.backbone, 'summary', None)                            # the CLS token costs less alone
+    def forward(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> torch.Tensor:
+        summary = getattr(self.backbone, 'summary', None)  # the CLS token costs less alone
         return self.head((summary(x) if summary else self.backbone.tokens(x, gsd)).cls)
 
-def fine_tune_groups(model:Classifier, c:FineTuneConfig) -> list[dict]:
+
+def fine_tune_groups(model: Classifier, c: FineTuneConfig) -> list[dict]:
     "Parameter groups with `lr_scale` by layer (timm's rule, as BEiT's) and weight decay; the head is on top."
     network = getattr(model.backbone, 'network', model.backbone)
     free = network.no_weight_decay() if hasattr(network, 'no_weight_decay') else ()
-    groups = param_groups_layer_decay(network, c.weight_decay, no_weight_decay_list=free, layer_decay=c.layer_decay)
-    return groups + [dict(params=[model.head.weight], weight_decay=c.weight_decay, lr_scale=1.), dict(params=[model.head.bias], weight_decay=0., lr_scale=1.)]
+    groups = param_groups_layer_decay(
+        network, c.weight_decay, no_weight_decay_list=free, layer_decay=c.layer_decay
+    )
+    return groups + [
+        dict(params=[model.head.weight], weight_decay=c.weight_decay, lr_scale=1.0),
+        dict(params=[model.head.bias], weight_decay=0.0, lr_scale=1.0),
+    ]
 
 # %% ../nbs/07_6_finetune.ipynb #fine-tune-lr
-def fine_tune_lr(c:FineTuneConfig, steps_an_epoch:int) -> np.ndarray:
+def fine_tune_lr(c: FineTuneConfig, steps_an_epoch: int) -> np.ndarray:
     "Learning rate of every step: linear warm-up, then half a cosine to 0."
-    steps, warm = c.epochs*steps_an_epoch, round(min(c.warmup_epochs, c.epochs/2)*steps_an_epoch)
-    peak, t = c.lr*c.batch_size/256, np.arange(steps)
-    return peak*np.where(t < warm, (t + 1)/max(warm, 1), 0.5*(1 + np.cos(math.pi*(t - warm)/max(steps - warm, 1))))
+    steps, warm = (
+        c.epochs * steps_an_epoch,
+        round(min(c.warmup_epochs, c.epochs / 2) * steps_an_epoch),
+    )
+    peak, t = c.lr * c.batch_size / 256, np.arange(steps)
+    return peak * np.where(
+        t < warm,
+        (t + 1) / max(warm, 1),
+        0.5 * (1 + np.cos(math.pi * (t - warm) / max(steps - warm, 1))),
+    )
 
-def epoch_batches(tiles:Tiles, c:FineTuneConfig, epoch:int, workers:int=0):
+
+def epoch_batches(tiles: Tiles, c: FineTuneConfig, epoch: int, workers: int = 0):
     "Batches of `(tiles, labels)` in this epoch's order; the last incomplete one is left out, unless it is the only one."
     order = np.random.default_rng([c.seed, epoch]).permutation(len(tiles))
     size = min(c.batch_size, len(tiles) - len(tiles) % 2 if c.mixup else len(tiles))
-    order = order[:len(order)//size*size]
+    order = order[: len(order) // size * size]
     labels = torch.tensor(tiles.labels)[order].split(size)
-    yield from zip(DataLoader(tiles.subset(order), size, collate_fn=collate, num_workers=workers), labels)
+    yield from zip(
+        DataLoader(tiles.subset(order), size, collate_fn=collate, num_workers=workers), labels
+    )
 
 # %% ../nbs/07_6_finetune.ipynb #fine-tune
-def fine_tune(model, train:Tiles, c:FineTuneConfig=FineTuneConfig(), device='auto', workers:int=0) -> tuple[Classifier, list[float]]:
+def fine_tune(
+    model, train: Tiles, c: FineTuneConfig = FineTuneConfig(), device='auto', workers: int = 0
+) -> tuple[Classifier, list[float]]:
     "A fine-tuned copy of `model`, a `Classifier` of `train.classes`, and the mean loss of each epoch; `ValueError` for missing classes or a loss that is not finite."
     check_labels(train)
     with torch.random.fork_rng():
         torch.manual_seed(c.seed)
         device, classes = pick_device(device), len(train.classes) or max(train.labels) + 1
         net = Classifier(model, classes, c.drop_path).to(device).train()
-        optimiser = torch.optim.AdamW(fine_tune_groups(net, c), lr=0.)
-        mix = Mixup(c.mixup, label_smoothing=c.label_smoothing, num_classes=classes) if c.mixup else None
-        rates, losses = iter(fine_tune_lr(c, max(1, len(train)//c.batch_size))), []
+        optimiser = torch.optim.AdamW(fine_tune_groups(net, c), lr=0.0)
+        mix = (
+            Mixup(c.mixup, label_smoothing=c.label_smoothing, num_classes=classes)
+            if c.mixup
+            else None
+        )
+        rates, losses = iter(fine_tune_lr(c, max(1, len(train) // c.batch_size))), []
         for epoch in tqdm(range(c.epochs), 'fine-tuning', leave=False):
             rng = np.random.default_rng([c.seed, epoch, 1])
-            each = [fine_tune_step(net, optimiser, batch, y, next(rates), mix, c, rng) for batch, y in epoch_batches(train, c, epoch, workers)]
+            each = [
+                fine_tune_step(net, optimiser, batch, y, next(rates), mix, c, rng)
+                for batch, y in epoch_batches(train, c, epoch, workers)
+            ]
             losses.append(float(torch.stack(each).mean()))
-            if not math.isfinite(losses[-1]): raise ValueError(f"the loss of epoch {epoch + 1} is {losses[-1]}; a smaller learning rate (lr) may help, or there are images without GSD for a network that reads it")
+            if not math.isfinite(losses[-1]):
+                raise ValueError(
+                    f'the loss of epoch {epoch + 1} is {losses[-1]}; a smaller learning rate (lr) may help, or there are images without GSD for a network that reads it'
+                )
     net.backbone.linear_head, net.backbone.classes = net.head, tuple(train.classes)
     return net.eval(), losses
 
-def check_labels(tiles:Tiles) -> None:
-    if not len(tiles): raise ValueError("no training tiles")
-    if None in tiles.labels: raise ValueError(f"{tiles.paths[tiles.labels.index(None)]}: no class; fine-tuning needs one for every tile")
-    if len(set(tiles.labels)) < 2: raise ValueError("all training tiles are of one class; there is nothing to tell apart")
+
+def check_labels(tiles: Tiles) -> None:
+    if not len(tiles):
+        raise ValueError('no training tiles')
+    if None in tiles.labels:
+        raise ValueError(
+            f'{tiles.paths[tiles.labels.index(None)]}: no class; fine-tuning needs one for every tile'
+        )
+    if len(set(tiles.labels)) < 2:
+        raise ValueError('all training tiles are of one class; there is nothing to tell apart')
 
 # %% ../nbs/07_6_finetune.ipynb #fine-tune-step
-def fine_tune_step(net:Classifier, optimiser, batch:Batch, y:torch.Tensor, lr:float, mix, c:FineTuneConfig, rng) -> torch.Tensor:
+def fine_tune_step(
+    net: Classifier,
+    optimiser,
+    batch: Batch,
+    y: torch.Tensor,
+    lr: float,
+    mix,
+    c: FineTuneConfig,
+    rng,
+) -> torch.Tensor:
     "One step on one batch; its loss."
     device = net.head.weight.device
-    x, gsd = augmented(Batch(batch.images.to(device), batch.hw, batch.gsd, batch.paths), c.size or net.backbone.config.img_size, c, rng)
+    x, gsd = augmented(
+        Batch(batch.images.to(device), batch.hw, batch.gsd, batch.paths),
+        c.size or net.backbone.config.img_size,
+        c,
+        rng,
+    )
     x, y = net.backbone.normalisation(x), y.to(device)
-    if mix: x, y = mix(x, y)
-    for g in optimiser.param_groups: g['lr'] = lr*g['lr_scale']
-    with torch.autocast(device.type, torch.bfloat16, enabled=settle_precision(c.precision, device) == 'bf16'): out = net(x, gsd.float().to(device))
-    loss = F.cross_entropy(out.float(), y, label_smoothing=0. if mix else c.label_smoothing)
+    if mix:
+        x, y = mix(x, y)
+    for g in optimiser.param_groups:
+        g['lr'] = lr * g['lr_scale']
+    with torch.autocast(
+        device.type, torch.bfloat16, enabled=settle_precision(c.precision, device) == 'bf16'
+    ):
+        out = net(x, gsd.float().to(device))
+    loss = F.cross_entropy(out.float(), y, label_smoothing=0.0 if mix else c.label_smoothing)
     optimiser.zero_grad()
     loss.backward()
     nn.utils.clip_grad_norm_(net.parameters(), c.clip_grad)
@@ -147,10 +223,22 @@ def fine_tune_step(net:Classifier, optimiser, batch:Batch, y:torch.Tensor, lr:fl
 
 # %% ../nbs/07_6_finetune.ipynb #predict-classes
 @torch.inference_mode()
-def predict_classes(net:Classifier, tiles:Tiles, size:int|None=None, crop_pct:float=1.0, batch_size:int=128, workers:int=0) -> Prediction:
+def predict_classes(
+    net: Classifier,
+    tiles: Tiles,
+    size: int | None = None,
+    crop_pct: float = 1.0,
+    batch_size: int = 128,
+    workers: int = 0,
+) -> Prediction:
     "Class probabilities `(N, C)` of the middle of each tile."
     device, parts, backbone = net.head.weight.device, [], net.eval().backbone
     for batch in DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers):
         x, gsd = centre_view(on_device(batch, device), size or backbone.config.img_size, crop_pct)
-        parts.append(net(backbone.normalisation(x.to(device)), gsd.float().to(device)).float().softmax(1).cpu())
+        parts.append(
+            net(backbone.normalisation(x.to(device)), gsd.float().to(device))
+            .float()
+            .softmax(1)
+            .cpu()
+        )
     return Prediction(torch.cat(parts), 'fine-tuned')

@@ -13,44 +13,54 @@ import warnings
 from dataclasses import dataclass
 
 # %% ../nbs/00_gsd.ipynb #check-gsd
-def check_gsd(gsd:float,      # metres per pixel
-              what:str='GSD', # what the message calls it, e.g. the file it came from
-             ) -> float:
+def check_gsd(
+    gsd: float,  # metres per pixel
+    what: str = 'GSD',  # what the message calls it, e.g. the file it came from
+) -> float:
     "`gsd` as a float; `ValueError` unless it is a number from 1e-9 to 1e5 metres per pixel."
-    try: value = float(gsd)
-    except (TypeError, ValueError): value = math.nan
+    try:
+        value = float(gsd)
+    except (TypeError, ValueError):
+        value = math.nan
     if not math.isfinite(value) or value <= 0:
-        raise ValueError(f"{what} must be a positive number of metres per pixel, got {gsd!r}")
+        raise ValueError(f'{what} must be a positive number of metres per pixel, got {gsd!r}')
     if not 1e-9 <= value <= 1e5:
-        raise ValueError(f"{what} is {value:g} metres per pixel, which no sensor has; is it in another unit?")
+        raise ValueError(
+            f'{what} is {value:g} metres per pixel, which no sensor has; is it in another unit?'
+        )
     return value
 
 # %% ../nbs/00_gsd.ipynb #footprint
-def footprint(gsd:float, hw:tuple) -> tuple[float, float]:
+def footprint(gsd: float, hw: tuple) -> tuple[float, float]:
     "Ground `(height, width)` in metres of `hw = (height, width)` pixels at `gsd` metres per pixel."
     gsd = check_gsd(gsd)
-    return hw[0]*gsd, hw[1]*gsd
+    return hw[0] * gsd, hw[1] * gsd
 
-def area_hectares(gsd:float, hw:tuple) -> float:
+
+def area_hectares(gsd: float, hw: tuple) -> float:
     "Ground area in hectares (10,000 m²) of `hw` pixels at `gsd` metres per pixel."
     h, w = footprint(gsd, hw)
-    return h*w / 1e4
+    return h * w / 1e4
 
 # %% ../nbs/00_gsd.ipynb #crop-gsd-yx
-def crop_gsd_yx(gsd:float, crop_hw:tuple, out_hw:tuple) -> tuple[float, float]:
+def crop_gsd_yx(gsd: float, crop_hw: tuple, out_hw: tuple) -> tuple[float, float]:
     "Effective GSD down and across, `(gsd_y, gsd_x)`, when a crop of `crop_hw` pixels is resized to `out_hw`."
     gsd = check_gsd(gsd)
-    if min(*crop_hw, *out_hw) <= 0: raise ValueError(f"sizes must be positive, got crop {crop_hw} and output {out_hw}")
-    return gsd*crop_hw[0]/out_hw[0], gsd*crop_hw[1]/out_hw[1]
+    if min(*crop_hw, *out_hw) <= 0:
+        raise ValueError(f'sizes must be positive, got crop {crop_hw} and output {out_hw}')
+    return gsd * crop_hw[0] / out_hw[0], gsd * crop_hw[1] / out_hw[1]
 
-def mean_gsd(gsd_y:float, gsd_x:float) -> float:
+
+def mean_gsd(gsd_y: float, gsd_x: float) -> float:
     "One number for two axes: the GSD whose magnification is the mean of theirs (their harmonic mean)."
-    return 2 / (1/check_gsd(gsd_y) + 1/check_gsd(gsd_x))
+    return 2 / (1 / check_gsd(gsd_y) + 1 / check_gsd(gsd_x))
 
-def crop_gsd(gsd:float,     # source GSD, metres per pixel
-             crop_hw:tuple, # (height, width) of the crop in source pixels
-             out_hw:tuple,  # (height, width) after resizing
-            ) -> float:
+
+def crop_gsd(
+    gsd: float,  # source GSD, metres per pixel
+    crop_hw: tuple,  # (height, width) of the crop in source pixels
+    out_hw: tuple,  # (height, width) after resizing
+) -> float:
     "Effective GSD of a resized crop: `gsd / mean(out/crop)` over the two axes (the rule of the released SatDINO)."
     return mean_gsd(*crop_gsd_yx(gsd, crop_hw, out_hw))
 
@@ -58,6 +68,7 @@ def crop_gsd(gsd:float,     # source GSD, metres per pixel
 @dataclass(frozen=True)
 class Crop:
     "A box `(top, left, height, width)` in source pixels, resized to `out_hw` pixels."
+
     top: float
     left: float
     height: float
@@ -65,107 +76,140 @@ class Crop:
     out_hw: tuple[int, int]
 
     @property
-    def hw(self) -> tuple: return self.height, self.width
-    def gsd(self, source_gsd:float) -> float: 
+    def hw(self) -> tuple:
+        return self.height, self.width
+
+    def gsd(self, source_gsd: float) -> float:
         "Effective GSD in metres per pixel, given the source's."
         return crop_gsd(source_gsd, self.hw, self.out_hw)
-    def gsd_yx(self, source_gsd:float) -> tuple[float, float]:
+
+    def gsd_yx(self, source_gsd: float) -> tuple[float, float]:
         "Effective GSD down and across."
         return crop_gsd_yx(source_gsd, self.hw, self.out_hw)
-    def footprint(self, source_gsd:float) -> tuple[float, float]: 
+
+    def footprint(self, source_gsd: float) -> tuple[float, float]:
         "Ground (height, width) in metres: it depends on the box alone, not on the output size."
         return footprint(source_gsd, self.hw)
+
     @property
-    def upsampled(self) -> bool: 
+    def upsampled(self) -> bool:
         "True if the output has more pixels than the box along either axis: no new detail appears."
         return self.height < self.out_hw[0] or self.width < self.out_hw[1]
 
 # %% ../nbs/00_gsd.ipynb #nice-length
-def nice_length(longest:float) -> float:
+def nice_length(longest: float) -> float:
     "The largest 1, 2 or 5 times a power of ten that is not above `longest` (metres)."
-    if not math.isfinite(longest) or longest <= 0: raise ValueError(f"longest must be positive, got {longest!r}")
-    power = 10.0**math.floor(math.log10(longest) + 1e-12)
-    return next(step*power for step in (5, 2, 1) if step*power <= longest*(1 + 1e-9))
+    if not math.isfinite(longest) or longest <= 0:
+        raise ValueError(f'longest must be positive, got {longest!r}')
+    power = 10.0 ** math.floor(math.log10(longest) + 1e-12)
+    return next(step * power for step in (5, 2, 1) if step * power <= longest * (1 + 1e-9))
 
-def scale_bar(gsd:float, width:int, fraction:float=0.4) -> tuple[float, float]:
+
+def scale_bar(gsd: float, width: int, fraction: float = 0.4) -> tuple[float, float]:
     "Length of a scale bar as `(metres, pixels)`: at most `fraction` of `width` pixels at `gsd`."
-    metres = nice_length(check_gsd(gsd)*width*fraction)
-    return metres, metres/gsd
+    metres = nice_length(check_gsd(gsd) * width * fraction)
+    return metres, metres / gsd
 
-def metres_text(metres:float) -> str:
+
+def metres_text(metres: float) -> str:
     "A length for people: '20 m', '0.5 m', '2 km', '5 cm'."
     for unit, size in (('km', 1000), ('m', 1), ('cm', 0.01)):
-        if metres >= size*(1 if unit != 'm' else 0.5): return f"{metres/size:.3g} {unit}"
-    return f"{metres*1000:.3g} mm"
+        if metres >= size * (1 if unit != 'm' else 0.5):
+            return f'{metres / size:.3g} {unit}'
+    return f'{metres * 1000:.3g} mm'
 
 # %% ../nbs/00_gsd.ipynb #draw-scale-bar
-def draw_scale_bar(image,          # PIL image, any mode; a marked RGB copy is returned
-                   gsd:float,      # metres per pixel of this picture
-                   fraction:float=0.4, # of the picture's width, at most
-                  ):
+def draw_scale_bar(
+    image,  # PIL image, any mode; a marked RGB copy is returned
+    gsd: float,  # metres per pixel of this picture
+    fraction: float = 0.4,  # of the picture's width, at most
+):
     "An RGB copy of `image` with a labelled 1/2/5 scale bar in the lower left corner."
     from PIL import ImageDraw, ImageFont
+
     image = image.convert('RGB')
     metres, length = scale_bar(gsd, image.width, fraction)
-    size = max(9, image.height//18)
-    font, draw, pad = ImageFont.load_default(size), ImageDraw.Draw(image), size//3
+    size = max(9, image.height // 18)
+    font, draw, pad = ImageFont.load_default(size), ImageDraw.Draw(image), size // 3
     text = metres_text(metres)
-    plate = max(length, draw.textlength(text, font)) + 2*pad
+    plate = max(length, draw.textlength(text, font)) + 2 * pad
     bottom = image.height - pad
-    draw.rectangle([pad, bottom - 2*size, pad + plate, bottom], fill='black')
-    draw.text((2*pad, bottom - 2*size), text, fill='white', font=font)
-    draw.rectangle([2*pad, bottom - size//2, 2*pad + length, bottom - size//4], fill='white')
+    draw.rectangle([pad, bottom - 2 * size, pad + plate, bottom], fill='black')
+    draw.text((2 * pad, bottom - 2 * size), text, fill='white', font=font)
+    draw.rectangle(
+        [2 * pad, bottom - size // 2, 2 * pad + length, bottom - size // 4], fill='white'
+    )
     return image
 
 # %% ../nbs/00_gsd.ipynb #metres-per-degree
-def metres_per_degree(latitude:float) -> tuple[float, float]:
+def metres_per_degree(latitude: float) -> tuple[float, float]:
     "Ground metres in one degree of `(latitude, longitude)` at `latitude` degrees, on the WGS 84 ellipsoid."
     f = math.radians(latitude)
-    north = 111132.954 - 559.822*math.cos(2*f) + 1.175*math.cos(4*f) - 0.0023*math.cos(6*f)
-    east = 111412.84*math.cos(f) - 93.5*math.cos(3*f) + 0.118*math.cos(5*f)
+    north = (
+        111132.954 - 559.822 * math.cos(2 * f) + 1.175 * math.cos(4 * f) - 0.0023 * math.cos(6 * f)
+    )
+    east = 111412.84 * math.cos(f) - 93.5 * math.cos(3 * f) + 0.118 * math.cos(5 * f)
     return north, east
 
 # %% ../nbs/00_gsd.ipynb #metres-per-unit
-def metres_per_unit(crs, x:float, y:float) -> tuple[float, float]:
+def metres_per_unit(crs, x: float, y: float) -> tuple[float, float]:
     "Ground metres `(down, across)` in one unit of a rasterio `crs` at the point `(x, y)`."
     from rasterio.warp import transform
+
     (east, *_), (north, *_) = transform(crs, 'EPSG:4326', [x], [y])
     per_degree = metres_per_degree(north)
     if crs.is_geographic:
-        degrees = math.degrees(crs.units_factor[1])                        # degrees in one unit of the CRS
-        return per_degree[0]*degrees, per_degree[1]*degrees
+        degrees = math.degrees(crs.units_factor[1])  # degrees in one unit of the CRS
+        return per_degree[0] * degrees, per_degree[1] * degrees
     metres = crs.linear_units_factor[1]
     if crs.to_dict().get('proj') == 'merc':
-        return (metres*math.cos(math.radians(north)),)*2
-    lon, lat = transform(crs, 'EPSG:4326', [x, x + 1/metres], [y + 1/metres, y]) # one nominal metre down, one across
-    true = [math.hypot((a - north)*per_degree[0], (o - east)*per_degree[1]) for o, a in zip(lon, lat)]
-    return tuple(metres*(t if abs(t - 1) > 0.01 else 1) for t in true)
+        return (metres * math.cos(math.radians(north)),) * 2
+    lon, lat = transform(
+        crs, 'EPSG:4326', [x, x + 1 / metres], [y + 1 / metres, y]
+    )  # one nominal metre down, one across
+    true = [
+        math.hypot((a - north) * per_degree[0], (o - east) * per_degree[1])
+        for o, a in zip(lon, lat)
+    ]
+    return tuple(metres * (t if abs(t - 1) > 0.01 else 1) for t in true)
 
 # %% ../nbs/00_gsd.ipynb #transform-gsd
-def transform_gsd(crs, transform, row:float, col:float) -> tuple[float, float]:
+def transform_gsd(crs, transform, row: float, col: float) -> tuple[float, float]:
     "`(gsd_y, gsd_x)` in metres at a pixel of a raster with this rasterio `crs` and affine `transform`."
     t = transform
-    down, across = metres_per_unit(crs, t.a*col + t.b*row + t.c, t.d*col + t.e*row + t.f)
-    return math.hypot(t.b*across, t.e*down), math.hypot(t.a*across, t.d*down)
+    down, across = metres_per_unit(crs, t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f)
+    return math.hypot(t.b * across, t.e * down), math.hypot(t.a * across, t.d * down)
+
 
 def open_raster(path):
     "`path` opened with rasterio; an `ImportError` says how to get it. That a file is not georeferenced is for the caller to see."
-    try: import rasterio
-    except ImportError as e: raise ImportError("georeferenced files need rasterio: pip install 'satdino_nb[geo]'") from e
+    try:
+        import rasterio
+    except ImportError as e:
+        raise ImportError("georeferenced files need rasterio: pip install 'satdino_nb[geo]'") from e
     warnings.filterwarnings('ignore', category=rasterio.errors.NotGeoreferencedWarning)
     return rasterio.open(path)
+
 
 def file_gsd(path) -> tuple[float, float]:
     "Ground sample distance `(gsd_y, gsd_x)` in metres of a georeferenced file, at its centre. Needs rasterio."
     with open_raster(path) as src:
-        if src.crs is None: raise ValueError(f"{path} has no coordinate reference system; give its GSD yourself")
-        if src.transform.is_identity: raise ValueError(f"{path} has no geotransform (position and pixel size); give its GSD yourself")
-        return tuple(check_gsd(v, f"GSD of {path}") for v in transform_gsd(src.crs, src.transform, src.height/2, src.width/2))
+        if src.crs is None:
+            raise ValueError(f'{path} has no coordinate reference system; give its GSD yourself')
+        if src.transform.is_identity:
+            raise ValueError(
+                f'{path} has no geotransform (position and pixel size); give its GSD yourself'
+            )
+        return tuple(
+            check_gsd(v, f'GSD of {path}')
+            for v in transform_gsd(src.crs, src.transform, src.height / 2, src.width / 2)
+        )
 
 # %% ../nbs/00_gsd.ipynb #map-tile-gsd
-def map_tile_gsd(zoom:int, y:float, size:int=256) -> float:
+def map_tile_gsd(zoom: int, y: float, size: int = 256) -> float:
     "GSD in metres at the middle of a web-mercator map tile of `size` pixels, from its zoom and row `y` (0 in the north)."
     rows = 2**zoom
-    if not 0 <= y < rows: raise ValueError(f"row {y} does not exist at zoom {zoom}, which has {rows} rows")
-    latitude = math.atan(math.sinh(math.pi*(1 - 2*(y + 0.5)/rows)))
-    return check_gsd(2*math.pi*6378137*math.cos(latitude)/(size*rows))
+    if not 0 <= y < rows:
+        raise ValueError(f'row {y} does not exist at zoom {zoom}, which has {rows} rows')
+    latitude = math.atan(math.sinh(math.pi * (1 - 2 * (y + 0.5) / rows)))
+    return check_gsd(2 * math.pi * 6378137 * math.cos(latitude) / (size * rows))

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 
 # %% ../nbs/07_1_intervals.ipynb #estimate
-def shown(values:Sequence[float], unit:str) -> list[str]:
+def shown(values: Sequence[float], unit: str) -> list[str]:
     "Numbers as text, shares in percent."
-    return [f"{100*v:.1f}" if unit == '%' else f"{v:.3g}" for v in values]
+    return [f'{100 * v:.1f}' if unit == '%' else f'{v:.3g}' for v in values]
+
 
 @dataclass(frozen=True)
 class Estimate:
     "A number with its 95 % interval from `n` images; with the unit '%' it is a share, 0 to 1, printed in percent."
+
     value: float
     low: float
     high: float
@@ -29,69 +31,116 @@ class Estimate:
 
     def __str__(self):
         value, low, high = shown((self.value, self.low, self.high), self.unit)
-        return f"{value}{' ' + self.unit if self.unit else ''} ({low} to {high}, n = {self.n})"
+        return f'{value}{" " + self.unit if self.unit else ""} ({low} to {high}, n = {self.n})'
 
 # %% ../nbs/07_1_intervals.ipynb #share
-def share(right, z:float=1.96) -> Estimate:
+def share(right, z: float = 1.96) -> Estimate:
     "The share of true values in `right` `(N,)`, with Wilson's 95 % interval."
     right = np.asarray(right, dtype=bool)
     n = len(right)
-    if not n: raise ValueError("the share of nothing: no values")
+    if not n:
+        raise ValueError('the share of nothing: no values')
     p = right.mean()
-    middle, half = (p + z*z/(2*n))/(1 + z*z/n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))/(1 + z*z/n)
-    return Estimate(float(p), max(0., float(middle - half)), min(1., float(middle + half)), n, '%')
+    middle, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n),
+    )
+    return Estimate(
+        float(p), max(0.0, float(middle - half)), min(1.0, float(middle + half)), n, '%'
+    )
 
-def accuracy(scores:torch.Tensor, labels:torch.Tensor) -> Estimate:
+
+def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> Estimate:
     "Top-1 accuracy of class `scores` `(N, C)` against `labels` `(N,)`; `ValueError` if their lengths differ."
-    if len(scores) != len(labels): raise ValueError(f"{len(labels)} labels for {len(scores)} predictions")
+    if len(scores) != len(labels):
+        raise ValueError(f'{len(labels)} labels for {len(scores)} predictions')
     return share((scores.argmax(1).cpu() == torch.as_tensor(labels).cpu()).numpy())
 
 # %% ../nbs/07_1_intervals.ipynb #bootstrap
-def members_of(groups, n:int) -> list:
+def members_of(groups, n: int) -> list:
     "Indices of the images of each group, for a name of the group of each of `n` images; for None every image is a group."
-    if groups is None: return None
-    if len(groups) != n: raise ValueError(f"{len(groups)} groups for {n} images")
-    _, which, counts = np.unique(np.asarray([str(g) for g in groups]), return_inverse=True, return_counts=True)
+    if groups is None:
+        return None
+    if len(groups) != n:
+        raise ValueError(f'{len(groups)} groups for {n} images')
+    _, which, counts = np.unique(
+        np.asarray([str(g) for g in groups]), return_inverse=True, return_counts=True
+    )
     return np.split(np.argsort(which, kind='stable'), counts.cumsum()[:-1])
 
-def resampled(statistic:Callable, n:int, groups=None, resamples:int=2000, seed:int=0) -> np.ndarray:
+
+def resampled(
+    statistic: Callable, n: int, groups=None, resamples: int = 2000, seed: int = 0
+) -> np.ndarray:
     "`statistic(indices)` for `resamples` draws of `n` images (or of as many whole groups as there are) with repetition."
     members, rng = members_of(groups, n), np.random.default_rng(seed)
-    if members is None: return np.array([statistic(rng.integers(n, size=n)) for _ in range(resamples)], dtype=float)
+    if members is None:
+        return np.array([statistic(rng.integers(n, size=n)) for _ in range(resamples)], dtype=float)
     draws = rng.integers(len(members), size=(resamples, len(members)))
-    return np.array([statistic(np.concatenate([members[g] for g in draw])) for draw in draws], dtype=float)
+    return np.array(
+        [statistic(np.concatenate([members[g] for g in draw])) for draw in draws], dtype=float
+    )
 
 # %% ../nbs/07_1_intervals.ipynb #interval-of
-def bootstrap(values,                      # (N, ...): a value, or an array, for each image
-              statistic:Callable=np.mean,  # of some of them: (n, ...) -> number
-              groups:Sequence|None=None,   # (N,) names of what belongs together (a place, a scene); groups are drawn whole
-              resamples:int=2000, seed:int=0, unit:str='') -> Estimate:
+def bootstrap(
+    values,  # (N, ...): a value, or an array, for each image
+    statistic: Callable = np.mean,  # of some of them: (n, ...) -> number
+    groups: Sequence
+    | None = None,  # (N,) names of what belongs together (a place, a scene); groups are drawn whole
+    resamples: int = 2000,
+    seed: int = 0,
+    unit: str = '',
+) -> Estimate:
     "`statistic(values)` with its 95 % percentile bootstrap interval; `n` is the number of images, or of groups."
     values = np.asarray(values)
-    if not len(values): raise ValueError("nothing to resample: no values")
+    if not len(values):
+        raise ValueError('nothing to resample: no values')
     drawn = resampled(lambda i: statistic(values[i]), len(values), groups, resamples, seed)
-    return estimate(float(statistic(values)), drawn, len(values) if groups is None else len(set(map(str, groups))), unit)
+    return estimate(
+        float(statistic(values)),
+        drawn,
+        len(values) if groups is None else len(set(map(str, groups))),
+        unit,
+    )
 
-def estimate(value:float, drawn:np.ndarray, n:int, unit:str='') -> Estimate:
+
+def estimate(value: float, drawn: np.ndarray, n: int, unit: str = '') -> Estimate:
     "`value` with the middle 95 % of what resampling drew (draws for which it is not defined are left out)."
-    low, high = np.nanquantile(drawn, (0.025, 0.975)) if np.isfinite(drawn).any() else (np.nan, np.nan)
+    low, high = (
+        np.nanquantile(drawn, (0.025, 0.975)) if np.isfinite(drawn).any() else (np.nan, np.nan)
+    )
     return Estimate(value, float(low), float(high), n, unit)
 
 # %% ../nbs/07_1_intervals.ipynb #difference
-def difference(a, b,                       # (N, ...) of two models, on the same images in the same order
-               statistic:Callable=np.mean, groups:Sequence|None=None, resamples:int=2000, seed:int=0, unit:str='') -> Estimate:
+def difference(
+    a,
+    b,  # (N, ...) of two models, on the same images in the same order
+    statistic: Callable = np.mean,
+    groups: Sequence | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    unit: str = '',
+) -> Estimate:
     "`statistic(a) - statistic(b)` with its 95 % paired bootstrap interval."
     a, b = np.asarray(a), np.asarray(b)
-    if len(a) != len(b): raise ValueError(f"{len(a)} and {len(b)} images: a paired difference needs the same ones")
-    if not len(a): raise ValueError("nothing to resample: no values")
+    if len(a) != len(b):
+        raise ValueError(f'{len(a)} and {len(b)} images: a paired difference needs the same ones')
+    if not len(a):
+        raise ValueError('nothing to resample: no values')
     gap = lambda i: statistic(a[i]) - statistic(b[i])
     drawn = resampled(gap, len(a), groups, resamples, seed)
-    return estimate(float(gap(np.arange(len(a)))), drawn, len(a) if groups is None else len(set(map(str, groups))), unit)
+    return estimate(
+        float(gap(np.arange(len(a)))),
+        drawn,
+        len(a) if groups is None else len(set(map(str, groups))),
+        unit,
+    )
 
 # %% ../nbs/07_1_intervals.ipynb #spread
 @dataclass(frozen=True)
 class Spread:
     "Mean of the numbers that several seeds gave, the lowest, the highest, and their standard deviation."
+
     value: float
     low: float
     high: float
@@ -101,10 +150,19 @@ class Spread:
 
     def __str__(self):
         value, low, high, sd = shown((self.value, self.low, self.high, self.sd), self.unit)
-        return f"{value}{' ' + self.unit if self.unit else ''} (from {low} to {high}, sd {sd}, {self.seeds} seeds)"
+        return f'{value}{" " + self.unit if self.unit else ""} (from {low} to {high}, sd {sd}, {self.seeds} seeds)'
 
-def over_seeds(results:Sequence[Estimate]) -> Spread:
+
+def over_seeds(results: Sequence[Estimate]) -> Spread:
     "The spread of what several seeds gave."
     values = np.array([r.value for r in results])
-    if not len(values): raise ValueError("no results of any seed")
-    return Spread(float(values.mean()), float(values.min()), float(values.max()), float(values.std(ddof=1)) if len(values) > 1 else 0., len(values), results[0].unit)
+    if not len(values):
+        raise ValueError('no results of any seed')
+    return Spread(
+        float(values.mean()),
+        float(values.min()),
+        float(values.max()),
+        float(values.std(ddof=1)) if len(values) > 1 else 0.0,
+        len(values),
+        results[0].unit,
+    )

@@ -47,9 +47,31 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .data import Batch, Normalisation, Tiles, cache_tiles, channel_stats, check_images, collate, for_views, open_tiles, same_place, split_tiles
-from .dino import (DINOHead, Losses, SatDINO, answers, cosine_schedule, effective_rank, feature_std, gamma_schedule, linear_warmup,
-                             param_groups)
+from satdino_nb.data import (
+    Batch,
+    Normalisation,
+    Tiles,
+    cache_tiles,
+    channel_stats,
+    check_images,
+    collate,
+    for_views,
+    open_tiles,
+    same_place,
+    split_tiles,
+)
+from satdino_nb.dino import (
+    DINOHead,
+    Losses,
+    SatDINO,
+    answers,
+    cosine_schedule,
+    effective_rank,
+    feature_std,
+    gamma_schedule,
+    linear_warmup,
+    param_groups,
+)
 from .views import MultiCrop, ViewConfig, centre_view, join_views, view_preset
 from .vit import SatViT, ViTConfig, load_satdino, save_satdino, vit_preset
 
@@ -57,135 +79,242 @@ from .vit import SatViT, ViTConfig, load_satdino, save_satdino, vit_preset
 @dataclass(frozen=True)
 class PretrainConfig:
     "A pretraining run. Lengths of schedules are fractions of the run. What may be None is settled when the number of images is known (`settled`)."
-    data: Path | None = None              # folder of images (flat or class subfolders) or of GeoTIFFs, or a CSV or Parquet index
-    gsd: float | None = None              # metres per pixel of the images, where the index does not say
-    out: Path = Path('runs/pretrain')     # the run folder
-    resume: bool = False                  # go on with the run in `out`, if there is one
-    allow_changes: bool = False           # resume although settings or images changed, so that the result is no longer that of one unbroken run
-    init: str | None = None               # start from weights: a file, a run folder, or a repository on the Hugging Face Hub
-    init_parts: Literal['backbone', 'all'] = 'backbone' # of `init`; 'all' also takes teacher, heads and centre, from a run folder or checkpoint
+
+    data: Path | None = (
+        None  # folder of images (flat or class subfolders) or of GeoTIFFs, or a CSV or Parquet index
+    )
+    gsd: float | None = None  # metres per pixel of the images, where the index does not say
+    out: Path = Path('runs/pretrain')  # the run folder
+    resume: bool = False  # go on with the run in `out`, if there is one
+    allow_changes: bool = False  # resume although settings or images changed, so that the result is no longer that of one unbroken run
+    init: str | None = (
+        None  # start from weights: a file, a run folder, or a repository on the Hugging Face Hub
+    )
+    init_parts: Literal['backbone', 'all'] = (
+        'backbone'  # of `init`; 'all' also takes teacher, heads and centre, from a run folder or checkpoint
+    )
     steps: int = 300
-    epochs: float | None = None           # passes over the training images, instead of `steps`
-    batch_size: int = 64                  # images in a step, of all processes together
-    accumulate: int = 1                   # parts in which a process works its share of a batch, one after another, to save memory
+    epochs: float | None = None  # passes over the training images, instead of `steps`
+    batch_size: int = 64  # images in a step, of all processes together
+    accumulate: int = (
+        1  # parts in which a process works its share of a batch, one after another, to save memory
+    )
     views: ViewConfig = view_preset('small')
-    coarse: float = 0.0                   # share of the run, from its start, with views of `coarse_sizes`; not in SatDINO
-    coarse_sizes: tuple[int, int] = (48, 24) # pixels of global and local views there
+    coarse: float = (
+        0.0  # share of the run, from its start, with views of `coarse_sizes`; not in SatDINO
+    )
+    coarse_sizes: tuple[int, int] = (48, 24)  # pixels of global and local views there
     vit: ViTConfig = ViTConfig(img_size=64, patch_size=8, embed_dim=128, depth=4, num_heads=4)
     drop_path: float = 0.1
-    out_dim: int | None = 1024            # prototypes
+    out_dim: int | None = 1024  # prototypes
     hidden_dim: int = 1024
     bottleneck_dim: int = 256
     centring: Literal['mean', 'sinkhorn'] = 'mean'
     centre_momentum: float = 0.9
-    gamma: float = 0.1                    # weight of the GSD loss (m^2, or squared logarithm with vit.gsd_log); 0 leaves it out
+    gamma: float = (
+        0.1  # weight of the GSD loss (m^2, or squared logarithm with vit.gsd_log); 0 leaves it out
+    )
     gamma_schedule: Literal['constant', 'linear', 'cosine', 'warmup'] = 'constant'
-    gamma_end: float = 0.0                # where 'linear' and 'cosine' lead
-    gamma_warmup: float = 0.1             # length of 'warmup'
-    train_gsd_head: bool = True           # False: the GSD head stays as it was drawn, as in the released code
-    shuffle_gsd: bool = False             # control: the GSDs of the images are dealt out anew, so that nothing can be learned from them
+    gamma_end: float = 0.0  # where 'linear' and 'cosine' lead
+    gamma_warmup: float = 0.1  # length of 'warmup'
+    train_gsd_head: bool = (
+        True  # False: the GSD head stays as it was drawn, as in the released code
+    )
+    shuffle_gsd: bool = False  # control: the GSDs of the images are dealt out anew, so that nothing can be learned from them
     lr: float | None = 5e-4
     final_lr: float = 2e-5
     warmup: float = 0.1
     weight_decay: tuple[float, float] = (0.04, 0.4)
-    momentum: tuple[float, float] | None = (0.99, 1.0)   # of the teacher
+    momentum: tuple[float, float] | None = (0.99, 1.0)  # of the teacher
     teacher_temp: tuple[float, float] = (0.04, 0.04)
     teacher_temp_warmup: float = 0.3
     student_temp: float = 0.1
     freeze_last_layer: float = 0.02
-    clip_grad: float = 3.0                # largest gradient norm; 0 does not clip
-    clip_mode: Literal['norm', 'per_tensor'] = 'norm' # of all gradients together, or of each tensor as in the released code
-    held_out: float = 0.2                 # share of each class that training does not see
-    check: bool = True                    # decode every image once before the first step
-    on_error: Literal['stop', 'skip'] = 'stop' # images that cannot be used: stop with a list, or go on without them
-    unknown_gsd: Literal['stop', 'skip'] = 'stop' # images without a GSD: stop, or leave them out of the GSD loss
+    clip_grad: float = 3.0  # largest gradient norm; 0 does not clip
+    clip_mode: Literal['norm', 'per_tensor'] = (
+        'norm'  # of all gradients together, or of each tensor as in the released code
+    )
+    held_out: float = 0.2  # share of each class that training does not see
+    check: bool = True  # decode every image once before the first step
+    on_error: Literal['stop', 'skip'] = (
+        'stop'  # images that cannot be used: stop with a list, or go on without them
+    )
+    unknown_gsd: Literal['stop', 'skip'] = (
+        'stop'  # images without a GSD: stop, or leave them out of the GSD loss
+    )
     seed: int = 0
-    workers: int = 2                      # data loading processes, of each process
-    cut_views: Literal['auto', 'device', 'host'] = 'auto' # views are cut on the device, or by the loading processes (needs OpenCV)
-    temporal: bool = False                # global views from other dates of the same place, where an index or fMoW tells the place
-    cache: Path | None = None             # folder for decoded images, so that each is decoded once
+    workers: int = 2  # data loading processes, of each process
+    cut_views: Literal['auto', 'device', 'host'] = (
+        'auto'  # views are cut on the device, or by the loading processes (needs OpenCV)
+    )
+    temporal: bool = False  # global views from other dates of the same place, where an index or fMoW tells the place
+    cache: Path | None = None  # folder for decoded images, so that each is decoded once
     device: Literal['auto', 'cpu'] = 'auto'
-    precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'fp32' # of the matrix products; 'auto': fp32 or bf16, the faster here; the loss is always computed in fp32
-    compile: bool = False                 # torch.compile student and teacher
-    checkpoint_gradients: bool = False    # compute activations anew in the backward pass, to save memory
+    precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = (
+        'fp32'  # of the matrix products; 'auto': fp32 or bf16, the faster here; the loss is always computed in fp32
+    )
+    compile: bool = False  # torch.compile student and teacher
+    checkpoint_gradients: bool = (
+        False  # compute activations anew in the backward pass, to save memory
+    )
     log_every: int = 10
-    save_every: int = 100                 # steps between two checkpoints
-    keep: int = 2                         # checkpoints kept, besides the one with the best kNN accuracy
-    knn_every: int = 0                    # steps between two looks at the teacher's kNN accuracy on held-out images; 0: none
-    knn_images: int = 1000                # training images and held-out images for that, at most
-    track: Literal['none', 'tensorboard', 'wandb'] = 'none' # besides metrics.jsonl
+    save_every: int = 100  # steps between two checkpoints
+    keep: int = 2  # checkpoints kept, besides the one with the best kNN accuracy
+    knn_every: int = (
+        0  # steps between two looks at the teacher's kNN accuracy on held-out images; 0: none
+    )
+    knn_images: int = 1000  # training images and held-out images for that, at most
+    track: Literal['none', 'tensorboard', 'wandb'] = 'none'  # besides metrics.jsonl
 
 # %% ../nbs/06_pretrain.ipynb #presets
 PRESETS = {
     'laptop': dict(knn_every=100),
-    'small-images': dict(vit=vit_preset('tiny', img_size=64, patch_size=8), epochs=100, batch_size=256, lr=None, momentum=None, out_dim=None,
-                         hidden_dim=2048, precision='auto', workers=4, knn_every=500, save_every=500, log_every=20),
-    'paper-s16': dict(vit=vit_preset('small'), views=view_preset('paper'), epochs=200, batch_size=512, lr=None, momentum=(0.996, 1.0), out_dim=65536,
-                      hidden_dim=2048, warmup=0.05, teacher_temp=(0.04, 0.07), teacher_temp_warmup=0.15, freeze_last_layer=0.005, clip_grad=0.0,
-                      precision='auto', workers=8, held_out=0.05, knn_every=5000, save_every=1000, log_every=50),
+    'small-images': dict(
+        vit=vit_preset('tiny', img_size=64, patch_size=8),
+        epochs=100,
+        batch_size=256,
+        lr=None,
+        momentum=None,
+        out_dim=None,
+        hidden_dim=2048,
+        precision='auto',
+        workers=4,
+        knn_every=500,
+        save_every=500,
+        log_every=20,
+    ),
+    'paper-s16': dict(
+        vit=vit_preset('small'),
+        views=view_preset('paper'),
+        epochs=200,
+        batch_size=512,
+        lr=None,
+        momentum=(0.996, 1.0),
+        out_dim=65536,
+        hidden_dim=2048,
+        warmup=0.05,
+        teacher_temp=(0.04, 0.07),
+        teacher_temp_warmup=0.15,
+        freeze_last_layer=0.005,
+        clip_grad=0.0,
+        precision='auto',
+        workers=8,
+        held_out=0.05,
+        knn_every=5000,
+        save_every=1000,
+        log_every=50,
+    ),
 }
 
-def closest_name(word:str, known:Sequence[str]) -> str:
+
+def closest_name(word: str, known: Sequence[str]) -> str:
     "What to say about an unknown `word`: the nearest of the `known` ones, or all of them."
     close = difflib.get_close_matches(word, list(known), 3, 0.5)
-    return f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known)}"
+    return f'did you mean {" or ".join(close)}?' if close else f'there are {", ".join(known)}'
 
 # %% ../nbs/06_pretrain.ipynb #pretrain-preset
-def pretrain_preset(name:str='laptop', **changes) -> PretrainConfig:
+def pretrain_preset(name: str = 'laptop', **changes) -> PretrainConfig:
     "'laptop' (the defaults), 'small-images' (64 px tiles, on a GPU or with patience) or 'paper-s16' (the paper's ViT-S/16), with `changes`."
-    if name not in PRESETS: raise ValueError(f"no preset {name!r}; {closest_name(name, PRESETS)}")
+    if name not in PRESETS:
+        raise ValueError(f'no preset {name!r}; {closest_name(name, PRESETS)}')
     known = [f.name for f in fields(PretrainConfig)]
     for key in changes:
-        if key not in known: raise ValueError(f"no setting {key!r}; {closest_name(key, known)}")
+        if key not in known:
+            raise ValueError(f'no setting {key!r}; {closest_name(key, known)}')
     return PretrainConfig(**{**PRESETS[name], **changes})
 
 # %% ../nbs/06_pretrain.ipynb #settled
-def settled(c:PretrainConfig, n:int) -> PretrainConfig:
+def settled(c: PretrainConfig, n: int) -> PretrainConfig:
     "`c` with everything that may be None filled in for `n` training images."
-    per_epoch = n//c.batch_size
-    if c.epochs is not None: c = replace(c, steps=max(1, round(c.epochs*per_epoch)), epochs=None)
-    if c.lr is None: c = replace(c, lr=1e-3*c.batch_size/256)                                 # paper, section 4.1
-    if c.momentum is None: c = replace(c, momentum=(1 - min(0.01, max(0.004, 10/c.steps)), 1.0))
-    if c.out_dim is None: c = replace(c, out_dim=2**int(np.clip(math.log2(max(n/5, 1)), 8, 16)))
+    per_epoch = n // c.batch_size
+    if c.epochs is not None:
+        c = replace(c, steps=max(1, round(c.epochs * per_epoch)), epochs=None)
+    if c.lr is None:
+        c = replace(c, lr=1e-3 * c.batch_size / 256)  # paper, section 4.1
+    if c.momentum is None:
+        c = replace(c, momentum=(1 - min(0.01, max(0.004, 10 / c.steps)), 1.0))
+    if c.out_dim is None:
+        c = replace(c, out_dim=2 ** int(np.clip(math.log2(max(n / 5, 1)), 8, 16)))
     return c
 
 # %% ../nbs/06_pretrain.ipynb #check-config
-def check_config(c:PretrainConfig) -> None:
+def check_config(c: PretrainConfig) -> None:
     "`ValueError` for settings that cannot work together."
     if min(c.steps, c.batch_size, c.log_every, c.save_every, c.keep, c.accumulate) < 1:
-        raise ValueError("steps, batch_size, accumulate, log_every, save_every and keep must be at least 1")
-    if c.epochs is not None and not c.epochs > 0: raise ValueError(f"epochs must be positive, got {c.epochs}")
+        raise ValueError(
+            'steps, batch_size, accumulate, log_every, save_every and keep must be at least 1'
+        )
+    if c.epochs is not None and not c.epochs > 0:
+        raise ValueError(f'epochs must be positive, got {c.epochs}')
     sizes = {'views.global_size': c.views.global_size, 'views.local_size': c.views.local_size}
-    if c.coarse: sizes |= {'coarse_sizes[0]': c.coarse_sizes[0], 'coarse_sizes[1]': c.coarse_sizes[1]}
+    if c.coarse:
+        sizes |= {'coarse_sizes[0]': c.coarse_sizes[0], 'coarse_sizes[1]': c.coarse_sizes[1]}
     for name, size in sizes.items():
         if size < 1 or size % c.vit.patch_size:
-            raise ValueError(f"{name} {size} is not a multiple of vit.patch_size {c.vit.patch_size}")
-    if c.gamma < 0: raise ValueError(f"gamma must be 0 or more, got {c.gamma}")
-    if c.gamma and not c.vit.gsd_token: raise ValueError("without a GSD token there is no GSD loss; set gamma to 0 (--gamma 0)")
-    for name in ('warmup', 'teacher_temp_warmup', 'freeze_last_layer', 'held_out', 'gamma_warmup', 'centre_momentum', 'coarse'):
-        if not 0 <= getattr(c, name) <= 1: raise ValueError(f"{name} is a fraction of the whole, got {getattr(c, name)}")
-    for f in fields(c):                                                                # choices, also where no command line checked them
-        options = getattr(f.type, '__args__', ()) if getattr(f.type, '__origin__', None) is Literal else ()
-        if options and (value := getattr(c, f.name)) not in options: raise ValueError(f"{f.name}: {value!r} is not known; {closest_name(str(value), options)}")
-    if c.knn_every and not c.held_out: raise ValueError("kNN accuracy while training is measured on held-out images; set held_out above 0 or knn_every to 0")
-    needed = {'cut_views host': (c.cut_views == 'host', 'cv2', 'fast'), 'track tensorboard': (c.track == 'tensorboard', 'tensorboard', 'tensorboard')}
+            raise ValueError(
+                f'{name} {size} is not a multiple of vit.patch_size {c.vit.patch_size}'
+            )
+    if c.gamma < 0:
+        raise ValueError(f'gamma must be 0 or more, got {c.gamma}')
+    if c.gamma and not c.vit.gsd_token:
+        raise ValueError('without a GSD token there is no GSD loss; set gamma to 0 (--gamma 0)')
+    for name in (
+        'warmup',
+        'teacher_temp_warmup',
+        'freeze_last_layer',
+        'held_out',
+        'gamma_warmup',
+        'centre_momentum',
+        'coarse',
+    ):
+        if not 0 <= getattr(c, name) <= 1:
+            raise ValueError(f'{name} is a fraction of the whole, got {getattr(c, name)}')
+    for f in fields(c):  # choices, also where no command line checked them
+        options = (
+            getattr(f.type, '__args__', ())
+            if getattr(f.type, '__origin__', None) is Literal
+            else ()
+        )
+        if options and (value := getattr(c, f.name)) not in options:
+            raise ValueError(
+                f'{f.name}: {value!r} is not known; {closest_name(str(value), options)}'
+            )
+    if c.knn_every and not c.held_out:
+        raise ValueError(
+            'kNN accuracy while training is measured on held-out images; set held_out above 0 or knn_every to 0'
+        )
+    needed = {
+        'cut_views host': (c.cut_views == 'host', 'cv2', 'fast'),
+        'track tensorboard': (c.track == 'tensorboard', 'tensorboard', 'tensorboard'),
+    }
     for what, (wanted, module, extra) in needed.items():
-        if wanted and not find_spec(module): raise ValueError(f"{what} needs {module}: pip install 'satdino_nb[{extra}]'")
-    if c.track == 'wandb' and not find_spec('wandb'): raise ValueError("track wandb needs wandb: pip install wandb")
+        if wanted and not find_spec(module):
+            raise ValueError(f"{what} needs {module}: pip install 'satdino_nb[{extra}]'")
+    if c.track == 'wandb' and not find_spec('wandb'):
+        raise ValueError('track wandb needs wandb: pip install wandb')
 
 # %% ../nbs/06_pretrain.ipynb #pick-device
-def pick_device(name:str='auto') -> torch.device:
+def pick_device(name: str = 'auto') -> torch.device:
     "The device called `name`; 'auto' takes CUDA, then MPS, then the CPU."
-    if name != 'auto': return torch.device(name)
-    return torch.device('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu')
+    if name != 'auto':
+        return torch.device(name)
+    return torch.device(
+        'cuda'
+        if torch.cuda.is_available()
+        else 'mps'
+        if torch.backends.mps.is_available()
+        else 'cpu'
+    )
 
 # %% ../nbs/06_pretrain.ipynb #bf16-time
 @cache
-def bf16_time(n:int=384, seconds:float=0.1) -> float:
+def bf16_time(n: int = 384, seconds: float = 0.1) -> float:
     """Time of a bf16 product of `n` x `n` matrices as a share of the fp32 product's, on one core of this CPU; measured for about `seconds`, once in a process.
 
     The shortest of alternating rounds, at least three. `bf16_time()` is 0.48 on Zen 4 with bf16 units, and 5 where bf16 is computed with AVX2 alone."""
-    x = torch.randn(n, n, generator=torch.Generator().manual_seed(0), device='cpu', dtype=torch.float32)
+    x = torch.randn(
+        n, n, generator=torch.Generator().manual_seed(0), device='cpu', dtype=torch.float32
+    )
     matrices, best, threads = (x, x.bfloat16()), [math.inf, math.inf], torch.get_num_threads()
     rounds, end = 0, time.perf_counter() + seconds
     torch.set_num_threads(1)
@@ -193,11 +322,14 @@ def bf16_time(n:int=384, seconds:float=0.1) -> float:
         while rounds < 4 or time.perf_counter() < end:
             for i, m in enumerate(matrices):
                 start = time.perf_counter()
-                with torch.autocast('cpu', enabled=False): m @ m.T
-                if rounds: best[i] = min(best[i], time.perf_counter() - start)          # the first warms up
+                with torch.autocast('cpu', enabled=False):
+                    m @ m.T
+                if rounds:
+                    best[i] = min(best[i], time.perf_counter() - start)  # the first warms up
             rounds += 1
-    finally: torch.set_num_threads(threads)
-    return best[1]/best[0]
+    finally:
+        torch.set_num_threads(threads)
+    return best[1] / best[0]
 
 # %% ../nbs/06_pretrain.ipynb #fast-precision
 def fast_precision(device) -> str:
@@ -205,16 +337,17 @@ def fast_precision(device) -> str:
 
     On a CPU the product must be 1.2 times as fast, since the rest of a step gains less. Example: `fast_precision('cpu')`."""
     kind = torch.device(device).type
-    if kind == 'cuda': return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
-    return 'bf16' if kind == 'cpu' and bf16_time() <= 1/1.2 else 'fp32'
+    if kind == 'cuda':
+        return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
+    return 'bf16' if kind == 'cpu' and bf16_time() <= 1 / 1.2 else 'fp32'
 
 # %% ../nbs/06_pretrain.ipynb #save-config
-def save_config(config:PretrainConfig, path) -> None:
+def save_config(config: PretrainConfig, path) -> None:
     "Write `config` as JSON."
     write_whole(Path(path), json.dumps(asdict(config), indent=1, default=str))
 
 # %% ../nbs/06_pretrain.ipynb #write-whole
-def write_whole(path:Path, text:str) -> None:
+def write_whole(path: Path, text: str) -> None:
     "Write a text file by way of a temporary one, so that it is never seen half written."
     part = path.with_name(path.name + '.part')
     part.write_text(text)
@@ -223,58 +356,114 @@ def write_whole(path:Path, text:str) -> None:
 # %% ../nbs/06_pretrain.ipynb #read-config
 def read_config(path) -> PretrainConfig:
     "The `PretrainConfig` saved at `path`; `ValueError` for settings that it does not have."
+
     def build(cls, values):
         known = {f.name: f for f in fields(cls)}
         for key in values:
-            if key not in known: raise ValueError(f"{path}: no setting {key!r}; {closest_name(key, known)}")
-        return cls(**{k: nested[k](v) if k in nested else tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+            if key not in known:
+                raise ValueError(f'{path}: no setting {key!r}; {closest_name(key, known)}')
+        return cls(
+            **{
+                k: nested[k](v) if k in nested else tuple(v) if isinstance(v, list) else v
+                for k, v in values.items()
+            }
+        )
+
     folder = lambda v: None if v is None else Path(v)
-    nested = dict(views=lambda v: build(ViewConfig, v), vit=lambda v: build(ViTConfig, v), out=Path, data=folder, cache=folder)
-    try: return build(PretrainConfig, json.loads(Path(path).read_text()))
-    except json.JSONDecodeError as e: raise ValueError(f"{path}: not a JSON file ({e})") from e
+    nested = dict(
+        views=lambda v: build(ViewConfig, v),
+        vit=lambda v: build(ViTConfig, v),
+        out=Path,
+        data=folder,
+        cache=folder,
+    )
+    try:
+        return build(PretrainConfig, json.loads(Path(path).read_text()))
+    except json.JSONDecodeError as e:
+        raise ValueError(f'{path}: not a JSON file ({e})') from e
 
 # %% ../nbs/06_pretrain.ipynb #differences
-FREE = {'data', 'out', 'resume', 'allow_changes', 'init', 'init_parts', 'check', 'on_error', 'workers', 'device', 'log_every', 'save_every', 'keep', 'knn_every', 'knn_images', 'track'}
+FREE = {
+    'data',
+    'out',
+    'resume',
+    'allow_changes',
+    'init',
+    'init_parts',
+    'check',
+    'on_error',
+    'workers',
+    'device',
+    'log_every',
+    'save_every',
+    'keep',
+    'knn_every',
+    'knn_images',
+    'track',
+}
 
-def differences(old:PretrainConfig, new:PretrainConfig) -> dict[str, str]:
+
+def differences(old: PretrainConfig, new: PretrainConfig) -> dict[str, str]:
     "What changed from `old` to `new`, name: 'old -> new', settings of views and ViT by their own names."
+
     def flat(values, prefix=''):
         for k, v in values.items():
-            if isinstance(v, dict): yield from flat(v, f'{prefix}{k}.')
-            else: yield prefix + k, v
+            if isinstance(v, dict):
+                yield from flat(v, f'{prefix}{k}.')
+            else:
+                yield prefix + k, v
+
     a, b = (dict(flat(asdict(c))) for c in (old, new))
-    return {k: f"{a[k]} -> {b[k]}" for k in b if a[k] != b[k]}
+    return {k: f'{a[k]} -> {b[k]}' for k in b if a[k] != b[k]}
 
 # %% ../nbs/06_pretrain.ipynb #run-tiles
-def run_tiles(config:PretrainConfig, tiles:Tiles|None=None) -> tuple[Tiles, Tiles]:
+def run_tiles(config: PretrainConfig, tiles: Tiles | None = None) -> tuple[Tiles, Tiles]:
     "`(train, held out)` tiles of a run: of `tiles`, or else of `config.data`."
     if tiles is None:
-        if config.data is None: raise ValueError("no data: name a folder of images or an index (--data)")
+        if config.data is None:
+            raise ValueError('no data: name a folder of images or an index (--data)')
         tiles = open_tiles(config.data, config.gsd, config.on_error)
-    if config.check: tiles = check_images(tiles, config.on_error, smallest=config.vit.patch_size)
+    if config.check:
+        tiles = check_images(tiles, config.on_error, smallest=config.vit.patch_size)
     train, held = split_tiles(tiles, config.held_out, seed=0)
     unknown = train.gsds.count(None)
     if config.gamma and unknown and (config.unknown_gsd == 'stop' or unknown == len(train)):
         first = train.paths[train.gsds.index(None)]
         raise ValueError(
-            f"{first}: no GSD, which the GSD loss needs ({unknown} of {len(train)} images); give one (--gsd), "
-            "leave such images out of that loss (--unknown-gsd skip) or leave that loss out (--gamma 0)")
-    if config.temporal and not any(train.places): raise ValueError("temporal views need to know which images show the same place: a column 'place' in an index, or fmow_tiles")
+            f'{first}: no GSD, which the GSD loss needs ({unknown} of {len(train)} images); give one (--gsd), '
+            'leave such images out of that loss (--unknown-gsd skip) or leave that loss out (--gamma 0)'
+        )
+    if config.temporal and not any(train.places):
+        raise ValueError(
+            "temporal views need to know which images show the same place: a column 'place' in an index, or fmow_tiles"
+        )
     if len(train) < config.batch_size:
-        raise ValueError(f"{len(train)} training images are fewer than a batch of {config.batch_size}; lower batch_size (--batch-size)")
+        raise ValueError(
+            f'{len(train)} training images are fewer than a batch of {config.batch_size}; lower batch_size (--batch-size)'
+        )
     return train, held
 
 # %% ../nbs/06_pretrain.ipynb #for-reading
-def for_reading(train:Tiles, c:PretrainConfig) -> Tiles:
+def for_reading(train: Tiles, c: PretrainConfig) -> Tiles:
     "The training tiles as the run reads them: decoded once into `c.cache`, or else JPEGs at a reduced scale where every view shrinks even so; GSDs shuffled if `c` says so."
-    gsds = list(np.random.default_rng(c.seed).permutation(np.array(train.gsds, dtype=float))) if c.shuffle_gsd else train.gsds
-    if c.cache is not None: train = cache_tiles(train, c.cache)
-    elif type(train) is Tiles and train.size is None: train = for_views(train, c.views.ranges())
-    if c.shuffle_gsd: train = train.subset(range(len(train))); train.gsds = gsds
+    gsds = (
+        list(np.random.default_rng(c.seed).permutation(np.array(train.gsds, dtype=float)))
+        if c.shuffle_gsd
+        else train.gsds
+    )
+    if c.cache is not None:
+        train = cache_tiles(train, c.cache)
+    elif type(train) is Tiles and train.size is None:
+        train = for_views(train, c.views.ranges())
+    if c.shuffle_gsd:
+        train = train.subset(range(len(train)))
+        train.gsds = gsds
     return train
 
 # %% ../nbs/06_pretrain.ipynb #batches
-def epoch_order(n:int, seed:int=0, epoch:int=0, weights:Sequence[float]|None=None) -> np.ndarray:
+def epoch_order(
+    n: int, seed: int = 0, epoch: int = 0, weights: Sequence[float] | None = None
+) -> np.ndarray:
     """The `n` images of an epoch in the order of training, drawn by `seed` and `epoch`.
 
     Each once; or, with `weights` `(n,)`, image i about `n*weights[i]/sum(weights)` times, rounded up or
@@ -282,49 +471,80 @@ def epoch_order(n:int, seed:int=0, epoch:int=0, weights:Sequence[float]|None=Non
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(n)
-    if weights is None: return order
+    if weights is None:
+        return order
     share = np.cumsum(np.asarray(weights, dtype=float)[order])
-    points = (rng.random() + np.arange(n))*share[-1]/n
+    points = (rng.random() + np.arange(n)) * share[-1] / n
     return rng.permutation(order[np.searchsorted(share, points, side='right').clip(max=n - 1)])
 
-def batches(n:int, batch_size:int, steps:int, seed:int=0, start:int=0,
-            weights:Sequence[float]|None=None) -> Iterator[tuple[int, np.ndarray]]:
+
+def batches(
+    n: int,
+    batch_size: int,
+    steps: int,
+    seed: int = 0,
+    start: int = 0,
+    weights: Sequence[float] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
     "`(epoch, indices)` for each of `steps` batches from step `start` on: every epoch by `epoch_order`, its last incomplete batch left out."
-    per_epoch, known = n//batch_size, None
+    per_epoch, known = n // batch_size, None
     for step in range(start, steps):
         epoch, i = divmod(step, per_epoch)
-        if epoch != known: known, order = epoch, epoch_order(n, seed, epoch, weights)
-        yield epoch, order[i*batch_size:(i + 1)*batch_size]
+        if epoch != known:
+            known, order = epoch, epoch_order(n, seed, epoch, weights)
+        yield epoch, order[i * batch_size : (i + 1) * batch_size]
 
-def fingerprint(tiles:Tiles) -> str:
+
+def fingerprint(tiles: Tiles) -> str:
     "A short sum of the names, GSDs and number of `tiles`, to tell whether a run goes on with the images it began with."
     known = zip(tiles.paths, tiles.gsds, tiles.weights)
-    rows = ''.join(f"{Path(p).parent.name}/{Path(p).name} {g}{'' if w is None else f' x {w:g}'}\n" for p, g, w in known)
-    return f"{len(tiles)} images, {zlib.crc32(rows.encode()):08x}"
+    rows = ''.join(
+        f'{Path(p).parent.name}/{Path(p).name} {g}{"" if w is None else f" x {w:g}"}\n'
+        for p, g, w in known
+    )
+    return f'{len(tiles)} images, {zlib.crc32(rows.encode()):08x}'
 
 # %% ../nbs/06_pretrain.ipynb #deviceviews
 class DeviceViews(Dataset):
     "Whole pictures from the loading processes; views are cut on the device."
-    def __init__(self, tiles:Tiles, c:PretrainConfig):
-        self.tiles, self.seed, self.coarse_steps = tiles, c.seed, round(c.coarse*c.steps)
-        small = dict(zip(('global_size', 'local_size'), c.coarse_sizes)) if self.coarse_steps else {}
+
+    def __init__(self, tiles: Tiles, c: PretrainConfig):
+        self.tiles, self.seed, self.coarse_steps = tiles, c.seed, round(c.coarse * c.steps)
+        small = (
+            dict(zip(('global_size', 'local_size'), c.coarse_sizes)) if self.coarse_steps else {}
+        )
         self.crops = [MultiCrop(replace(c.views, **small)), MultiCrop(c.views)]
-    def crop(self, step:int) -> MultiCrop:
+
+    def crop(self, step: int) -> MultiCrop:
         "The recipe of views at a step: the coarse one, then the full one."
         return self.crops[step >= self.coarse_steps]
-    def __getitem__(self, item): return self.tiles[item[2]]
-    def join(self, samples): return collate(samples)
-    def finish(self, batch:Batch, device:torch.device, step:int, epoch:int, index) -> tuple[list, list]:
+
+    def __getitem__(self, item):
+        return self.tiles[item[2]]
+
+    def join(self, samples):
+        return collate(samples)
+
+    def finish(
+        self, batch: Batch, device: torch.device, step: int, epoch: int, index
+    ) -> tuple[list, list]:
         "Paths and views of a batch."
         crop, images = self.crop(step), batch.images.to(device)
         return batch.paths, crop(images, batch.gsd, (self.seed, epoch), index, batch.hw)
 
+
 class HostViews(DeviceViews):
     "Views from the loading processes, uint8 (`MultiCrop.one`, which needs OpenCV)."
+
     def __getitem__(self, item):
         (step, epoch, i), tile = item, self.tiles[item[2]]
         return tile.path, self.crop(step).one(tile.image, tile.gsd, (self.seed, epoch), i)
-    def join(self, samples): return [path for path, _ in samples], [join_views(v) for v in zip(*(views for _, views in samples))]
+
+    def join(self, samples):
+        return [path for path, _ in samples], [
+            join_views(v) for v in zip(*(views for _, views in samples))
+        ]
+
     def finish(self, batch, device, step, epoch, index):
         paths, views = batch
         return paths, [replace(v, images=v.images.to(device)) for v in views]
@@ -332,48 +552,84 @@ class HostViews(DeviceViews):
 # %% ../nbs/06_pretrain.ipynb #temporal-views
 class TemporalViews(DeviceViews):
     "As `DeviceViews`, but each global view is of another date of the same place (of the same picture, where there is none)."
-    def __init__(self, tiles:Tiles, c:PretrainConfig):
+
+    def __init__(self, tiles: Tiles, c: PretrainConfig):
         super().__init__(tiles, c)
         self.groups = same_place(tiles)
+
     def __getitem__(self, item):
         _, epoch, i = item
         others = [j for j in self.groups[i] if j != i] or [i]
-        drawn = np.random.default_rng([self.seed, epoch, i, 1]).choice(others, self.crops[0].config.n_global)
+        drawn = np.random.default_rng([self.seed, epoch, i, 1]).choice(
+            others, self.crops[0].config.n_global
+        )
         return [self.tiles[i], *(self.tiles[j] for j in drawn)]
-    def join(self, samples): return [collate(tiles) for tiles in zip(*samples)]
+
+    def join(self, samples):
+        return [collate(tiles) for tiles in zip(*samples)]
+
     def finish(self, batches, device, step, epoch, index):
         batches = [replace(b, images=b.images.to(device)) for b in batches]
         return batches[0].paths, self.crop(step).temporal(batches, (self.seed, epoch), index)
 
 # %% ../nbs/06_pretrain.ipynb #view-source
-def view_source(c:PretrainConfig, device:torch.device) -> type[DeviceViews]:
+def view_source(c: PretrainConfig, device: torch.device) -> type[DeviceViews]:
     "The data set of views that a run uses on `device`."
-    if c.temporal: return TemporalViews
-    host = c.cut_views == 'host' or (c.cut_views == 'auto' and device.type == 'cpu' and find_spec('cv2'))
+    if c.temporal:
+        return TemporalViews
+    host = c.cut_views == 'host' or (
+        c.cut_views == 'auto' and device.type == 'cpu' and find_spec('cv2')
+    )
     return HostViews if host else DeviceViews
+
 
 def one_thread(_) -> None:
     "Let a loading process keep to one core, and leave it to the training process to heed signals: after SIGTERM, which schedulers send to all, it stays for a minute or until the next."
+
     def stay(number, frame):
         signal.signal(number, signal.SIG_DFL)
-        if hasattr(signal, 'alarm'): signal.alarm(60)
+        if hasattr(signal, 'alarm'):
+            signal.alarm(60)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stay)
     torch.set_num_threads(1)
     if find_spec('cv2'):
         import cv2
+
         cv2.setNumThreads(0)
 
 # %% ../nbs/06_pretrain.ipynb #view-batches
-def view_batches(train:Tiles, c:PretrainConfig, device:torch.device, start:int=0, process:int=0, processes:int=1) -> Iterator[tuple[list, list]]:
+def view_batches(
+    train: Tiles,
+    c: PretrainConfig,
+    device: torch.device,
+    start: int = 0,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[tuple[list, list]]:
     "For each step from `start` on, the paths and views on `device` of this process's share: one list of `Views` for each of `c.accumulate` parts."
     weights = None if None in train.weights else train.weights
-    order = lambda: enumerate(batches(len(train), c.batch_size, c.steps, c.seed, start, weights), start)
+    order = lambda: enumerate(
+        batches(len(train), c.batch_size, c.steps, c.seed, start, weights), start
+    )
     share = lambda index: index.reshape(c.accumulate, processes, -1)[:, process]
     source = view_source(c, device)(train, c)
-    items = ([(step, epoch, int(i)) for i in part] for step, (epoch, index) in order() for part in share(index))
-    loader = iter(DataLoader(source, batch_sampler=items, collate_fn=source.join, num_workers=c.workers, worker_init_fn=one_thread,
-                             generator=torch.Generator().manual_seed(c.seed)))     # its own, so that the run's random numbers do not depend on it
+    items = (
+        [(step, epoch, int(i)) for i in part]
+        for step, (epoch, index) in order()
+        for part in share(index)
+    )
+    loader = iter(
+        DataLoader(
+            source,
+            batch_sampler=items,
+            collate_fn=source.join,
+            num_workers=c.workers,
+            worker_init_fn=one_thread,
+            generator=torch.Generator().manual_seed(c.seed),
+        )
+    )  # its own, so that the run's random numbers do not depend on it
     for step, (epoch, index) in order():
         parts = [source.finish(next(loader), device, step, epoch, part) for part in share(index)]
         yield [path for paths, _ in parts for path in paths], [views for _, views in parts]
@@ -382,16 +638,19 @@ def view_batches(train:Tiles, c:PretrainConfig, device:torch.device, start:int=0
 @dataclass
 class Now:
     "What one step needs to know of the schedules."
+
     lr: float
     weight_decay: float
-    momentum: float          # of the teacher
+    momentum: float  # of the teacher
     teacher_temp: float
     gamma: float
-    freeze: bool             # the prototypes stay as they are
+    freeze: bool  # the prototypes stay as they are
+
 
 @dataclass
 class Schedules:
     "One value for each step of every field of `Now`; `schedules[step]` is a `Now`."
+
     lr: np.ndarray
     weight_decay: np.ndarray
     momentum: np.ndarray
@@ -399,98 +658,167 @@ class Schedules:
     gamma: np.ndarray
     freeze: np.ndarray
 
-    def __getitem__(self, step:int) -> Now: return Now(*(v[step].item() for v in vars(self).values()))
+    def __getitem__(self, step: int) -> Now:
+        return Now(*(v[step].item() for v in vars(self).values()))
 
 # %% ../nbs/06_pretrain.ipynb #make-schedules
-def schedules(c:PretrainConfig) -> Schedules:
+def schedules(c: PretrainConfig) -> Schedules:
     "The schedules of a run."
-    return Schedules(cosine_schedule(c.lr, c.final_lr, 1, c.steps, c.warmup), cosine_schedule(*c.weight_decay, 1, c.steps),
-                     cosine_schedule(*c.momentum, 1, c.steps), linear_warmup(*c.teacher_temp, c.steps, round(c.teacher_temp_warmup*c.steps)),
-                     gamma_schedule(c.gamma_schedule, c.gamma, c.steps, c.gamma_end, c.gamma_warmup), np.arange(c.steps) < c.freeze_last_layer*c.steps)
+    return Schedules(
+        cosine_schedule(c.lr, c.final_lr, 1, c.steps, c.warmup),
+        cosine_schedule(*c.weight_decay, 1, c.steps),
+        cosine_schedule(*c.momentum, 1, c.steps),
+        linear_warmup(*c.teacher_temp, c.steps, round(c.teacher_temp_warmup * c.steps)),
+        gamma_schedule(c.gamma_schedule, c.gamma, c.steps, c.gamma_end, c.gamma_warmup),
+        np.arange(c.steps) < c.freeze_last_layer * c.steps,
+    )
 
 # %% ../nbs/06_pretrain.ipynb #build
-def build(c:PretrainConfig, normalisation:Normalisation, device:torch.device|None=None) -> SatDINO:
+def build(
+    c: PretrainConfig, normalisation: Normalisation, device: torch.device | None = None
+) -> SatDINO:
     "The student, teacher and objective of a run, seeded, or begun from the weights of `c.init`; for attention that is fast on `device`."
     torch.manual_seed(c.seed)
-    backbone = SatViT(c.vit, normalisation, drop_path_rate=c.drop_path) if c.init is None else initial_backbone(c)
-    if not c.gamma: backbone.gsd_head = None                                # nothing trains it, so there are no metres to read
+    backbone = (
+        SatViT(c.vit, normalisation, drop_path_rate=c.drop_path)
+        if c.init is None
+        else initial_backbone(c)
+    )
+    if not c.gamma:
+        backbone.gsd_head = None  # nothing trains it, so there are no metres to read
     backbone.set_grad_checkpointing(c.checkpoint_gradients)
-    fused_attention(backbone, device is None or device.type != 'cpu' or c.precision == 'fp32')   # slow to differentiate on CPUs in 16 bits
-    model = SatDINO(backbone, DINOHead(c.vit.embed_dim, c.out_dim, c.hidden_dim, c.bottleneck_dim), c.gamma, c.student_temp,
-                    c.centre_momentum, c.centring, c.train_gsd_head, c.unknown_gsd)
-    if c.init is not None and c.init_parts == 'all': load_all(model, c.init)
+    fused_attention(
+        backbone, device is None or device.type != 'cpu' or c.precision == 'fp32'
+    )  # slow to differentiate on CPUs in 16 bits
+    model = SatDINO(
+        backbone,
+        DINOHead(c.vit.embed_dim, c.out_dim, c.hidden_dim, c.bottleneck_dim),
+        c.gamma,
+        c.student_temp,
+        c.centre_momentum,
+        c.centring,
+        c.train_gsd_head,
+        c.unknown_gsd,
+    )
+    if c.init is not None and c.init_parts == 'all':
+        load_all(model, c.init)
     return model.train()
 
-def fused_attention(backbone:SatViT, on:bool=True) -> SatViT:
+
+def fused_attention(backbone: SatViT, on: bool = True) -> SatViT:
     "`backbone` with torch's fused attention, or with the plain products."
-    for block in backbone.blocks: block.attn.fused_attn = on
+    for block in backbone.blocks:
+        block.attn.fused_attn = on
     return backbone
 
 # %% ../nbs/06_pretrain.ipynb #initial-backbone
-def initial_backbone(c:PretrainConfig) -> SatViT:
+def initial_backbone(c: PretrainConfig) -> SatViT:
     "The backbone of `c.init` at the size of `c.vit`, with its own normalisation; `ValueError` if it has another shape."
     found = load_satdino(c.init, img_size=c.vit.img_size, drop_path_rate=c.drop_path, verbose=False)
     wanted, got = (replace(v, pos_interp='timm', gsd_log=False) for v in (c.vit, found.config))
     if wanted != got:
-        other = ' '.join(f"--vit.{k.replace('_', '-')} {v}" for k, v in vars(got).items() if v != getattr(wanted, k))
-        raise ValueError(f"{c.init}: a ViT of another shape than this run's; to go on from it: {other}")
-    if found.gsd_head is None or found.config.gsd_log != c.vit.gsd_log: found.gsd_head = nn.Linear(c.vit.embed_dim, 1) if c.vit.gsd_token else None
-    found.config, found.linear_head, found.classes = replace(found.config, gsd_log=c.vit.gsd_log), None, None
+        other = ' '.join(
+            f'--vit.{k.replace("_", "-")} {v}'
+            for k, v in vars(got).items()
+            if v != getattr(wanted, k)
+        )
+        raise ValueError(
+            f"{c.init}: a ViT of another shape than this run's; to go on from it: {other}"
+        )
+    if found.gsd_head is None or found.config.gsd_log != c.vit.gsd_log:
+        found.gsd_head = nn.Linear(c.vit.embed_dim, 1) if c.vit.gsd_token else None
+    found.config, found.linear_head, found.classes = (
+        replace(found.config, gsd_log=c.vit.gsd_log),
+        None,
+        None,
+    )
     return found.requires_grad_(True)
 
 # %% ../nbs/06_pretrain.ipynb #load-all
-def load_all(model:SatDINO, source) -> None:
+def load_all(model: SatDINO, source) -> None:
     "Student, teacher, heads and centre of a run folder's newest checkpoint, or of a checkpoint folder, into `model`."
-    found = newest_checkpoint(Path(source)/'checkpoints') if (Path(source)/'checkpoints').is_dir() else (Path(source), {})
-    if found is None or not (found[0]/'model.safetensors').is_file():
-        raise FileNotFoundError(f"{source}: no checkpoint of a run in it, which init_parts all needs; init_parts backbone takes any weights")
-    try: model.load_state_dict(load_file(found[0]/'model.safetensors'))
-    except RuntimeError as e: raise ValueError(f"{found[0]}: does not fit this run: {str(e).splitlines()[1].strip() if len(str(e).splitlines()) > 1 else e}") from e
-    except SafetensorError as e: raise ValueError(f"{found[0]}: not a whole checkpoint ({e})") from e
+    found = (
+        newest_checkpoint(Path(source) / 'checkpoints')
+        if (Path(source) / 'checkpoints').is_dir()
+        else (Path(source), {})
+    )
+    if found is None or not (found[0] / 'model.safetensors').is_file():
+        raise FileNotFoundError(
+            f'{source}: no checkpoint of a run in it, which init_parts all needs; init_parts backbone takes any weights'
+        )
+    try:
+        model.load_state_dict(load_file(found[0] / 'model.safetensors'))
+    except RuntimeError as e:
+        raise ValueError(
+            f'{found[0]}: does not fit this run: {str(e).splitlines()[1].strip() if len(str(e).splitlines()) > 1 else e}'
+        ) from e
+    except SafetensorError as e:
+        raise ValueError(f'{found[0]}: not a whole checkpoint ({e})') from e
 
 # %% ../nbs/06_pretrain.ipynb #make-optimiser
-def make_optimiser(model:SatDINO, device:torch.device) -> torch.optim.Optimizer:
+def make_optimiser(model: SatDINO, device: torch.device) -> torch.optim.Optimizer:
     "AdamW for the student; learning rate and weight decay are set at each step."
     return torch.optim.AdamW(param_groups(model.student), fused=device.type in ('cpu', 'cuda'))
 
 # %% ../nbs/06_pretrain.ipynb #unsharded
-def unsharded(x:torch.Tensor) -> torch.Tensor:
+def unsharded(x: torch.Tensor) -> torch.Tensor:
     "`x` itself, or put together where FSDP keeps it in shards, on all processes."
     return x.full_tensor() if isinstance(x, DTensor) else x
 
-def plain_backbone(backbone:SatViT) -> SatViT:
+
+def plain_backbone(backbone: SatViT) -> SatViT:
     "`backbone` itself, or a copy with whole weights where FSDP keeps them in shards; on all processes."
-    if not any(isinstance(p, DTensor) for p in backbone.parameters()): return backbone
-    copy, state = SatViT(backbone.config, backbone.normalisation), {k: unsharded(v) for k, v in backbone.state_dict().items()}
-    if backbone.gsd_head is None: copy.gsd_head = None
+    if not any(isinstance(p, DTensor) for p in backbone.parameters()):
+        return backbone
+    copy, state = (
+        SatViT(backbone.config, backbone.normalisation),
+        {k: unsharded(v) for k, v in backbone.state_dict().items()},
+    )
+    if backbone.gsd_head is None:
+        copy.gsd_head = None
     copy.load_state_dict(state)
     return copy.to(next(iter(state.values())).device).eval()
 
 # %% ../nbs/06_pretrain.ipynb #clip-gradients
-def clip_gradients(parameters:Sequence[nn.Parameter], largest:float, mode:str='norm') -> torch.Tensor:
+def clip_gradients(
+    parameters: Sequence[nn.Parameter], largest: float, mode: str = 'norm'
+) -> torch.Tensor:
     "Norm of all gradients before they are clipped to `largest` (0: not at all), together ('norm') or each tensor for itself ('per_tensor', released code)."
     parameters = [p for p in parameters if p.grad is not None]
     grads = [p.grad for p in parameters]
     total = unsharded(nn.utils.get_total_norm(grads))
-    if largest and mode == 'norm': nn.utils.clip_grads_with_norm_(parameters, largest, total)
+    if largest and mode == 'norm':
+        nn.utils.clip_grads_with_norm_(parameters, largest, total)
     if largest and mode == 'per_tensor':
-        torch._foreach_mul_(grads, [(largest/(n + 1e-6)).clamp(max=1) for n in torch._foreach_norm(grads)])
+        torch._foreach_mul_(
+            grads, [(largest / (n + 1e-6)).clamp(max=1) for n in torch._foreach_norm(grads)]
+        )
     return total
 
 # %% ../nbs/06_pretrain.ipynb #train-step
-def train_step(model:nn.Module, optimiser, parts:Sequence[list], now:Now, c:PretrainConfig, accelerator:Accelerator|None=None) -> tuple[Losses, torch.Tensor]:
+def train_step(
+    model: nn.Module,
+    optimiser,
+    parts: Sequence[list],
+    now: Now,
+    c: PretrainConfig,
+    accelerator: Accelerator | None = None,
+) -> tuple[Losses, torch.Tensor]:
     "One step on `parts` of a batch, a list of `Views` each: losses, student update, teacher update. Gives the losses and the gradient's norm."
     accelerator = accelerator or Accelerator(gradient_accumulation_steps=len(parts))
     own, losses = accelerator.unwrap_model(model), []
-    for group in optimiser.param_groups: group['lr'], group['weight_decay'] = now.lr, now.weight_decay*group['wd_scale']
+    for group in optimiser.param_groups:
+        group['lr'], group['weight_decay'] = now.lr, now.weight_decay * group['wd_scale']
     for views in parts:
         with accelerator.accumulate(model):
             images = [own.student.backbone.normalisation(v.images) for v in views]
             losses.append(model(images, [v.gsd for v in views], now.teacher_temp, now.gamma))
             accelerator.backward(losses[-1].total)
     if now.freeze:
-        for p in own.student.head.last_layer.parameters(): p.grad = None
-    if c.precision == 'fp16': accelerator.unscale_gradients()
+        for p in own.student.head.last_layer.parameters():
+            p.grad = None
+    if c.precision == 'fp16':
+        accelerator.unscale_gradients()
     norm = clip_gradients(own.student.parameters(), c.clip_grad, c.clip_mode)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
@@ -498,185 +826,334 @@ def train_step(model:nn.Module, optimiser, parts:Sequence[list], now:Now, c:Pret
     return mean_losses(losses), norm
 
 # %% ../nbs/06_pretrain.ipynb #mean-losses
-def mean_losses(losses:Sequence[Losses]) -> Losses:
+def mean_losses(losses: Sequence[Losses]) -> Losses:
     "Losses of a batch from those of its parts, without gradient; answers and features of the last part."
     mean = lambda name: torch.stack([getattr(l, name).detach() for l in losses]).mean()
-    return Losses(*(mean(n) for n in ('total', 'dino', 'gsd', 'gsd_mae', 'mean_mae')), losses[-1].q, losses[-1].features)
+    return Losses(
+        *(mean(n) for n in ('total', 'dino', 'gsd', 'gsd_mae', 'mean_mae')),
+        losses[-1].q,
+        losses[-1].features,
+    )
 
 # %% ../nbs/06_pretrain.ipynb #file-sums
-def file_sums(folder:Path, sync:bool=False) -> dict[str, list[int]]:
+def file_sums(folder: Path, sync: bool = False) -> dict[str, list[int]]:
     "Size and CRC-32 of every file in `folder` but `state.json`; with `sync` each is on disk afterwards."
     sums = {}
     for path in sorted(p for p in folder.rglob('*') if p.is_file() and p.name != 'state.json'):
         crc = 0
         with path.open('rb+' if sync else 'rb') as f:
-            while block := f.read(1 << 22): crc = zlib.crc32(block, crc)
-            if sync: os.fsync(f.fileno())
+            while block := f.read(1 << 22):
+                crc = zlib.crc32(block, crc)
+            if sync:
+                os.fsync(f.fileno())
         sums[path.relative_to(folder).as_posix()] = [path.stat().st_size, crc]
     return sums
 
-def read_state(folder:Path) -> dict:
-    "What the checkpoint in `folder` says of itself, empty if that cannot be read."
-    try: return json.loads((folder/'state.json').read_text())
-    except (OSError, ValueError): return {}
 
-def checkpoint_state(folder:Path) -> dict|None:
+def read_state(folder: Path) -> dict:
+    "What the checkpoint in `folder` says of itself, empty if that cannot be read."
+    try:
+        return json.loads((folder / 'state.json').read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def checkpoint_state(folder: Path) -> dict | None:
     "What the checkpoint in `folder` says of itself, or None (with a warning) if it is not whole."
     try:
         state = read_state(folder)
-        if file_sums(folder) != state['files']: raise ValueError("its files are not as they were written")
+        if file_sums(folder) != state['files']:
+            raise ValueError('its files are not as they were written')
         return state
     except (OSError, ValueError, KeyError, TypeError) as e:
-        warnings.warn(f"{folder}: damaged ({e}); passed over")
+        warnings.warn(f'{folder}: damaged ({e}); passed over')
 
-def newest_checkpoint(folder:Path) -> tuple[Path, dict]|None:
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict] | None:
     "The newest whole checkpoint in `folder` and what it says of itself, or None."
     for path in sorted(folder.glob('step-*[0-9]'), reverse=True):
-        if state := checkpoint_state(path): return path, state
+        if state := checkpoint_state(path):
+            return path, state
 
 # %% ../nbs/06_pretrain.ipynb #checkpoints
 class Checkpoints:
     "The checkpoints of a run in `folder`: the last `keep` and the one with the best kNN accuracy."
-    def __init__(self, accelerator:Accelerator, folder:Path, keep:int=2, data:str=''):
-        self.accelerator, self.folder, self.keep, self.data, self.best = accelerator, folder, keep, data, None
-        def bare(models, states, out): states[:] = [{k.removeprefix('module.'): v for k, v in s.items()} for s in states]
-        def unwrap(models, source): models[:] = [accelerator.unwrap_model(m) for m in models]
-        accelerator.register_save_state_pre_hook(bare)                                 # the same names with one process and with many
+
+    def __init__(self, accelerator: Accelerator, folder: Path, keep: int = 2, data: str = ''):
+        self.accelerator, self.folder, self.keep, self.data, self.best = (
+            accelerator,
+            folder,
+            keep,
+            data,
+            None,
+        )
+
+        def bare(models, states, out):
+            states[:] = [{k.removeprefix('module.'): v for k, v in s.items()} for s in states]
+
+        def unwrap(models, source):
+            models[:] = [accelerator.unwrap_model(m) for m in models]
+
+        accelerator.register_save_state_pre_hook(
+            bare
+        )  # the same names with one process and with many
         accelerator.register_load_state_pre_hook(unwrap)
 
-    def save(self, done:int, knn:float|None=None) -> None:
+    def save(self, done: int, knn: float | None = None) -> None:
         "Write the state after `done` steps; `OSError` if that fails, with what was there before intact."
-        a, final = self.accelerator, self.folder/f'step-{done:08d}'
+        a, final = self.accelerator, self.folder / f'step-{done:08d}'
         part = final.with_name(final.name + '.part')
-        if knn is not None and (self.best is None or knn > self.best[0]): self.best = (knn, final.name)
-        if a.is_main_process: self.folder.mkdir(parents=True, exist_ok=True); shutil.rmtree(part, ignore_errors=True)
+        if knn is not None and (self.best is None or knn > self.best[0]):
+            self.best = (knn, final.name)
+        if a.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(part, ignore_errors=True)
         a.wait_for_everyone()
         try:
             a.save_state(part)
             a.wait_for_everyone()
-            if a.is_main_process: self.finish(part, final, dict(done=done, knn=knn, processes=a.num_processes, data=self.data))
+            if a.is_main_process:
+                self.finish(
+                    part, final, dict(done=done, knn=knn, processes=a.num_processes, data=self.data)
+                )
         except (OSError, RuntimeError, SafetensorError) as e:
             shutil.rmtree(part, ignore_errors=True)
             left = ', '.join(p.name for p in self.all()) or 'none'
-            raise OSError(f"{final}: could not write this checkpoint ({e}); is the disk full? Whole ones before it: {left}") from e
+            raise OSError(
+                f'{final}: could not write this checkpoint ({e}); is the disk full? Whole ones before it: {left}'
+            ) from e
         a.wait_for_everyone()
 
-    def finish(self, part:Path, final:Path, state:dict) -> None:
+    def finish(self, part: Path, final: Path, state: dict) -> None:
         "Give a checkpoint its name when it is on disk, and remove those no longer kept."
-        (part/'state.json').write_text(json.dumps({**state, 'files': file_sums(part, sync=True)}))
-        shutil.rmtree(final, ignore_errors=True)                                       # one written again, after a fall back to an earlier
+        (part / 'state.json').write_text(json.dumps({**state, 'files': file_sums(part, sync=True)}))
+        shutil.rmtree(
+            final, ignore_errors=True
+        )  # one written again, after a fall back to an earlier
         part.rename(final)
-        for old in self.all()[:-self.keep]:
-            if self.best is None or old.name != self.best[1]: shutil.rmtree(old)
+        for old in self.all()[: -self.keep]:
+            if self.best is None or old.name != self.best[1]:
+                shutil.rmtree(old)
 
-    def all(self) -> list[Path]: return sorted(self.folder.glob('step-*[0-9]'))
+    def all(self) -> list[Path]:
+        return sorted(self.folder.glob('step-*[0-9]'))
 
-    def load(self, folder:Path) -> None:
+    def load(self, folder: Path) -> None:
         "Take up the state of the checkpoint in `folder`, on all processes."
-        for left in self.folder.glob('*.part') if self.accelerator.is_main_process else (): shutil.rmtree(left, ignore_errors=True)     # by a run that was killed
+        for left in self.folder.glob('*.part') if self.accelerator.is_main_process else ():
+            shutil.rmtree(left, ignore_errors=True)  # by a run that was killed
         self.accelerator.load_state(folder)
-        known = [(s['knn'], p.name) for p in self.all() if (s := read_state(p)).get('knn') is not None]
-        self.best = max(known, key=lambda b: b[0], default=None)                       # the first of the best
+        known = [
+            (s['knn'], p.name) for p in self.all() if (s := read_state(p)).get('knn') is not None
+        ]
+        self.best = max(known, key=lambda b: b[0], default=None)  # the first of the best
 
 # %% ../nbs/06_pretrain.ipynb #resume
-def find_resume(c:PretrainConfig, data:str, processes:int) -> tuple[Path, dict]|None:
+def find_resume(c: PretrainConfig, data: str, processes: int) -> tuple[Path, dict] | None:
     "The checkpoint from which the settled `c` goes on, or None; `ValueError` for changes that would make it another run."
-    if not c.resume or not (c.out/'config.json').is_file(): return None
-    changes = {k: v for k, v in differences(read_config(c.out/'config.json'), c).items() if k not in FREE}
-    found = newest_checkpoint(c.out/'checkpoints')
-    if found and found[1]['data'] != data: changes['images'] = f"{found[1]['data']} -> {data}"
-    if found and found[1]['processes'] != processes: changes['processes'] = f"{found[1]['processes']} -> {processes}"
+    if not c.resume or not (c.out / 'config.json').is_file():
+        return None
+    changes = {
+        k: v for k, v in differences(read_config(c.out / 'config.json'), c).items() if k not in FREE
+    }
+    found = newest_checkpoint(c.out / 'checkpoints')
+    if found and found[1]['data'] != data:
+        changes['images'] = f'{found[1]["data"]} -> {data}'
+    if found and found[1]['processes'] != processes:
+        changes['processes'] = f'{found[1]["processes"]} -> {processes}'
     if changes and not c.allow_changes:
-        listed = '\n'.join(f"  {k}: {v}" for k, v in changes.items())
-        raise ValueError(f"{c.out}: to go on would not give the run that was begun; what changed:\n{listed}\nSet it back, choose another folder (--out), "
-                         "or allow it (--allow-changes)")
+        listed = '\n'.join(f'  {k}: {v}' for k, v in changes.items())
+        raise ValueError(
+            f'{c.out}: to go on would not give the run that was begun; what changed:\n{listed}\nSet it back, choose another folder (--out), '
+            'or allow it (--allow-changes)'
+        )
     return found
 
 # %% ../nbs/06_pretrain.ipynb #log-row
-def log_row(step:int, losses:Losses, norm:torch.Tensor, now:Now, model:SatDINO, accelerator:Accelerator) -> dict:
+def log_row(
+    step: int,
+    losses: Losses,
+    norm: torch.Tensor,
+    now: Now,
+    model: SatDINO,
+    accelerator: Accelerator,
+) -> dict:
     "One line of `metrics.jsonl`: losses, health numbers and schedules at `step`, over all processes; None for what is not defined."
     entropy, kl = answers(losses.q)
-    row = dict(loss=losses.total, dino=losses.dino, gsd=losses.gsd, gsd_mae=losses.gsd_mae, mean_mae=losses.mean_mae, teacher_entropy=entropy, teacher_kl=kl)
+    row = dict(
+        loss=losses.total,
+        dino=losses.dino,
+        gsd=losses.gsd,
+        gsd_mae=losses.gsd_mae,
+        mean_mae=losses.mean_mae,
+        teacher_entropy=entropy,
+        teacher_kl=kl,
+    )
     means = accelerator.reduce(torch.stack([v.float() for v in row.values()]), 'mean').tolist()
     features = accelerator.gather(losses.features.flatten(0, 1)).cpu()
     row = dict(zip(row, means))
-    row |= dict(kl_to_uniform=math.log(losses.q.shape[-1]) - row['teacher_entropy'], centre_norm=model.loss.centre.norm().item(),
-                effective_rank=effective_rank(features).item(), feature_std=feature_std(features).item(), grad_norm=norm.item())
+    row |= dict(
+        kl_to_uniform=math.log(losses.q.shape[-1]) - row['teacher_entropy'],
+        centre_norm=model.loss.centre.norm().item(),
+        effective_rank=effective_rank(features).item(),
+        feature_std=feature_std(features).item(),
+        grad_norm=norm.item(),
+    )
     numbers = {k: v if math.isfinite(v) else None for k, v in row.items()}
-    return dict(step=step, **numbers, lr=now.lr, weight_decay=now.weight_decay, momentum=now.momentum, teacher_temp=now.teacher_temp, gamma=now.gamma)
+    return dict(
+        step=step,
+        **numbers,
+        lr=now.lr,
+        weight_decay=now.weight_decay,
+        momentum=now.momentum,
+        teacher_temp=now.teacher_temp,
+        gamma=now.gamma,
+    )
 
 # %% ../nbs/06_pretrain.ipynb #diagnose
-def lasting(rows:Sequence[dict], test:Callable, least:int=3) -> int|None:
+def lasting(rows: Sequence[dict], test: Callable, least: int = 3) -> int | None:
     "The step since which `test` holds for every row up to the last, at least `least` of them; else None."
     held = 0
     for row in reversed(rows):
-        if not test(row): break
+        if not test(row):
+            break
         held += 1
     return rows[-held]['step'] if held >= least else None
 
-def below(row:dict, name:str, limit:float) -> bool:
+
+def below(row: dict, name: str, limit: float) -> bool:
     "Whether a number of a row is defined and below `limit`."
     return row[name] is not None and row[name] < limit
 
 # %% ../nbs/06_pretrain.ipynb #diagnose-words
-def diagnose(rows:Sequence[dict], c:PretrainConfig) -> list[str]:
+def diagnose(rows: Sequence[dict], c: PretrainConfig) -> list[str]:
     "What the logged `rows` of a run say, in plain language: findings, the gravest first; empty if nothing stands out."
-    if not rows: return []
-    last, most = rows[-1], math.log(min(c.out_dim, c.batch_size//c.accumulate*c.views.n_global))          # nats that answers can differ by
+    if not rows:
+        return []
+    last, most = (
+        rows[-1],
+        math.log(min(c.out_dim, c.batch_size // c.accumulate * c.views.n_global)),
+    )  # nats that answers can differ by
     found, ln_k = [], math.log(c.out_dim)
-    if (s := lasting(rows, lambda r: below(r, 'kl_to_uniform', 0.03*ln_k))) is not None:
-        found.append(f"Collapsed to uniform since step {s}: the teacher answers every image evenly (entropy {last['teacher_entropy']:.2f} of at most {ln_k:.2f}), so there is "
-                     f"nothing to learn. Lower teacher_temp (now {last['teacher_temp']:.3f}) or warm it up more slowly; lower lr. See lesson 05, two ways to collapse.")
-    elif (s := lasting(rows, lambda r: below(r, 'teacher_kl', 0.03*most))) is not None:
-        found.append(f"Collapsed to one answer since step {s}: the teacher answers the same for every image (KL {last['teacher_kl']:.3f} of at most {most:.2f}). The centre does not keep "
-                     f"up: lower centre_momentum (now {c.centre_momentum:g}), raise teacher_temp (now {last['teacher_temp']:.3f}), lower lr (now {c.lr:g}), or take centring sinkhorn. See lesson 05.")
-    if (s := lasting(rows, lambda r: below(r, 'feature_std', 0.05) or below(r, 'effective_rank', 1.5))) is not None:
-        found.append(f"Features collapsed since step {s}: those of different images are nearly one (effective rank {last['effective_rank']:.1f}, standard deviation "
-                     f"{last['feature_std']:.3f} of 1). Lower lr (now {c.lr:g}) or weight_decay, or give the run a longer warmup.")
+    if (s := lasting(rows, lambda r: below(r, 'kl_to_uniform', 0.03 * ln_k))) is not None:
+        found.append(
+            f'Collapsed to uniform since step {s}: the teacher answers every image evenly (entropy {last["teacher_entropy"]:.2f} of at most {ln_k:.2f}), so there is '
+            f'nothing to learn. Lower teacher_temp (now {last["teacher_temp"]:.3f}) or warm it up more slowly; lower lr. See lesson 05, two ways to collapse.'
+        )
+    elif (s := lasting(rows, lambda r: below(r, 'teacher_kl', 0.03 * most))) is not None:
+        found.append(
+            f'Collapsed to one answer since step {s}: the teacher answers the same for every image (KL {last["teacher_kl"]:.3f} of at most {most:.2f}). The centre does not keep '
+            f'up: lower centre_momentum (now {c.centre_momentum:g}), raise teacher_temp (now {last["teacher_temp"]:.3f}), lower lr (now {c.lr:g}), or take centring sinkhorn. See lesson 05.'
+        )
+    if (
+        s := lasting(
+            rows, lambda r: below(r, 'feature_std', 0.05) or below(r, 'effective_rank', 1.5)
+        )
+    ) is not None:
+        found.append(
+            f'Features collapsed since step {s}: those of different images are nearly one (effective rank {last["effective_rank"]:.1f}, standard deviation '
+            f'{last["feature_std"]:.3f} of 1). Lower lr (now {c.lr:g}) or weight_decay, or give the run a longer warmup.'
+        )
     return found or minor_findings(rows, c)
 
 # %% ../nbs/06_pretrain.ipynb #minor-findings
-def minor_findings(rows:Sequence[dict], c:PretrainConfig) -> list[str]:
+def minor_findings(rows: Sequence[dict], c: PretrainConfig) -> list[str]:
     "Findings about a run that has not collapsed."
     found, recent, last = [], rows[-10:], rows[-1]
     if lasting(rows, lambda r: r['grad_norm'] == 0) is not None:
-        found.append("The gradient is zero: nothing is learned any more. Look for a learning rate or a loss weight of 0.")
-    late = [r for r in recent if r['step'] >= c.steps/2]
-    if c.gamma and not c.shuffle_gsd and len(late) >= 3 and np.mean([r['gsd_mae'] for r in late]) >= np.mean([r['mean_mae'] for r in late]):
-        found.append(f"The GSD is not learned yet: error {last['gsd_mae']:.2f} m/px, always answering the mean {last['mean_mae']:.2f}. More steps, or a higher gamma (now {last['gamma']:g}).")
-    wait = np.mean([r.get('data_wait') or 0 for r in recent[1:]]) if len(rows) > 5 else 0      # the first row waits for the loaders to start
-    if wait > 0.3: found.append(f"The loop waits for images {wait:.0%} of the time: more workers (now {c.workers}), or decode once (cache).")
-    flat = [r['dino'] for r in rows[len(rows)//2:]]
-    if len(flat) >= 5 and np.ptp(flat) < 0.03*math.log(c.out_dim):
-        found.append(f"The DINO loss has stayed near {np.mean(flat):.2f} over the second half. That alone says nothing: answers differ between images "
-                     f"(KL {last['teacher_kl']:.2f}), so look at kNN accuracy (knn_every) to see whether features improve.")
+        found.append(
+            'The gradient is zero: nothing is learned any more. Look for a learning rate or a loss weight of 0.'
+        )
+    late = [r for r in recent if r['step'] >= c.steps / 2]
+    if (
+        c.gamma
+        and not c.shuffle_gsd
+        and len(late) >= 3
+        and np.mean([r['gsd_mae'] for r in late]) >= np.mean([r['mean_mae'] for r in late])
+    ):
+        found.append(
+            f'The GSD is not learned yet: error {last["gsd_mae"]:.2f} m/px, always answering the mean {last["mean_mae"]:.2f}. More steps, or a higher gamma (now {last["gamma"]:g}).'
+        )
+    wait = (
+        np.mean([r.get('data_wait') or 0 for r in recent[1:]]) if len(rows) > 5 else 0
+    )  # the first row waits for the loaders to start
+    if wait > 0.3:
+        found.append(
+            f'The loop waits for images {wait:.0%} of the time: more workers (now {c.workers}), or decode once (cache).'
+        )
+    flat = [r['dino'] for r in rows[len(rows) // 2 :]]
+    if len(flat) >= 5 and np.ptp(flat) < 0.03 * math.log(c.out_dim):
+        found.append(
+            f'The DINO loss has stayed near {np.mean(flat):.2f} over the second half. That alone says nothing: answers differ between images '
+            f'(KL {last["teacher_kl"]:.2f}), so look at kNN accuracy (knn_every) to see whether features improve.'
+        )
     return found
 
 # %% ../nbs/06_pretrain.ipynb #plot-run
-PANELS = {'losses (nats)': ('dino', 'loss'), 'teacher (nats)': ('teacher_entropy', 'teacher_kl', 'kl_to_uniform'), 'GSD error (m/px)': ('gsd_mae', 'mean_mae'),
-          'effective rank': ('effective_rank',), 'feature std': ('feature_std',), 'gradient and centre norm': ('grad_norm', 'centre_norm'),
-          'schedules, share of largest': ('lr', 'weight_decay', 'teacher_temp', 'gamma'), 'kNN accuracy, data wait (share)': ('knn', 'data_wait')}
-LABELS = dict(dino='DINO', loss='with GSD', teacher_entropy='entropy of an answer', teacher_kl='KL from the mean answer', kl_to_uniform='KL from uniform', gsd_mae='model',
-              mean_mae='always the mean', grad_norm='gradient', centre_norm='centre', lr='learning rate', weight_decay='weight decay', teacher_temp='teacher temperature')
+PANELS = {
+    'losses (nats)': ('dino', 'loss'),
+    'teacher (nats)': ('teacher_entropy', 'teacher_kl', 'kl_to_uniform'),
+    'GSD error (m/px)': ('gsd_mae', 'mean_mae'),
+    'effective rank': ('effective_rank',),
+    'feature std': ('feature_std',),
+    'gradient and centre norm': ('grad_norm', 'centre_norm'),
+    'schedules, share of largest': ('lr', 'weight_decay', 'teacher_temp', 'gamma'),
+    'kNN accuracy, data wait (share)': ('knn', 'data_wait'),
+}
+LABELS = dict(
+    dino='DINO',
+    loss='with GSD',
+    teacher_entropy='entropy of an answer',
+    teacher_kl='KL from the mean answer',
+    kl_to_uniform='KL from uniform',
+    gsd_mae='model',
+    mean_mae='always the mean',
+    grad_norm='gradient',
+    centre_norm='centre',
+    lr='learning rate',
+    weight_decay='weight decay',
+    teacher_temp='teacher temperature',
+)
 
 # %% ../nbs/06_pretrain.ipynb #health-figure
-STYLES = (('-', '#0072B2'), ('--', '#D55E00'), (':', '#009E73'), ('-.', '#CC79A7'))       # Okabe and Ito's colours
+STYLES = (
+    ('-', '#0072B2'),
+    ('--', '#D55E00'),
+    (':', '#009E73'),
+    ('-.', '#CC79A7'),
+)  # Okabe and Ito's colours
 
-def health_figure(rows:Sequence[dict], c:PretrainConfig):
+
+def health_figure(rows: Sequence[dict], c: PretrainConfig):
     "The health panel: eight small plots of logged `rows` as a matplotlib `Figure`, what `diagnose` finds below."
     from matplotlib.figure import Figure
+
     fig, findings = Figure(figsize=(12, 4.8), layout='constrained'), diagnose(rows, c)
     for ax, (title, names) in zip(fig.subplots(2, 4).flat, PANELS.items()):
         for name, (style, colour) in zip(names, STYLES):
             at = [(r['step'], r[name]) for r in rows if r.get(name) is not None]
-            if not at: continue
+            if not at:
+                continue
             x, y = np.array(at).T
-            ax.plot(x, y/max(y.max(), 1e-12) if 'share of largest' in title else y, style, c=colour, marker='.' if len(x) < 12 else '', label=LABELS.get(name, name.replace('_', ' ')))
-        if 'nats' in title: ax.axhline(math.log(c.out_dim), c='grey', lw=0.8, label='ln K')
-        if len(ax.lines) > 1: ax.legend(fontsize=6, framealpha=0.6)
-        ax.set_title(title, fontsize=9); ax.tick_params(labelsize=7); ax.set_ylim(0, 1.05*max(ax.get_ylim()[1], 1e-12))
-    if findings: fig.supxlabel(findings[0].split(':')[0], fontsize=9, color='#a00000', x=0.01, ha='left')
+            ax.plot(
+                x,
+                y / max(y.max(), 1e-12) if 'share of largest' in title else y,
+                style,
+                c=colour,
+                marker='.' if len(x) < 12 else '',
+                label=LABELS.get(name, name.replace('_', ' ')),
+            )
+        if 'nats' in title:
+            ax.axhline(math.log(c.out_dim), c='grey', lw=0.8, label='ln K')
+        if len(ax.lines) > 1:
+            ax.legend(fontsize=6, framealpha=0.6)
+        ax.set_title(title, fontsize=9)
+        ax.tick_params(labelsize=7)
+        ax.set_ylim(0, 1.05 * max(ax.get_ylim()[1], 1e-12))
+    if findings:
+        fig.supxlabel(findings[0].split(':')[0], fontsize=9, color='#a00000', x=0.01, ha='left')
     return fig
+
 
 def plot_run(run):
     "The health panel of a finished `Run`."
@@ -685,101 +1162,178 @@ def plot_run(run):
 # %% ../nbs/06_pretrain.ipynb #live-panel
 class LivePanel:
     "The health panel of a run under way, one figure that updates in place: `pretrain(config, tiles, watch=LivePanel())`; redrawn every `seconds`, and at the end."
-    def __init__(self, seconds:float=2.0): self.seconds, self.drawn, self.handle = seconds, time.monotonic(), None
-    def __call__(self, rows:Sequence[dict], c:PretrainConfig) -> None:
-        if time.monotonic() - self.drawn < self.seconds and rows[-1]['step'] < c.steps - 1: return
+
+    def __init__(self, seconds: float = 2.0):
+        self.seconds, self.drawn, self.handle = seconds, time.monotonic(), None
+
+    def __call__(self, rows: Sequence[dict], c: PretrainConfig) -> None:
+        if time.monotonic() - self.drawn < self.seconds and rows[-1]['step'] < c.steps - 1:
+            return
         from io import BytesIO
+
         from IPython.display import Image, display
+
         health_figure(rows, c).savefig(png := BytesIO(), format='png', dpi=72)
         picture, self.drawn = Image(png.getvalue()), time.monotonic()
-        if self.handle is None: self.handle = display(picture, display_id=True)
-        else: self.handle.update(picture)
+        if self.handle is None:
+            self.handle = display(picture, display_id=True)
+        else:
+            self.handle.update(picture)
 
 # %% ../nbs/06_pretrain.ipynb #knn-nearest
-def _unit(x:torch.Tensor, device, name:str) -> torch.Tensor:
+def _unit(x: torch.Tensor, device, name: str) -> torch.Tensor:
     "Rows of `x` as fp32 on `device`, scaled to length 1; ValueError where one holds NaN or infinity."
     x = x.to(device, torch.float32)
     norm = x.norm(dim=1, keepdim=True)
-    if not norm.isfinite().all(): raise ValueError(f"{name} features hold NaN or infinite values")
-    return x/norm.clamp_min_(1e-12)
+    if not norm.isfinite().all():
+        raise ValueError(f'{name} features hold NaN or infinite values')
+    return x / norm.clamp_min_(1e-12)
 
-def _check_search(gallery:torch.Tensor, queries:torch.Tensor, k:int, chunk:int, block:int) -> None:
+
+def _check_search(
+    gallery: torch.Tensor, queries: torch.Tensor, k: int, chunk: int, block: int
+) -> None:
     "ValueError for what `nearest` cannot do."
     if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
-        raise ValueError(f"training features {tuple(gallery.shape)} and test features {tuple(queries.shape)} must be (number, D) with the same D")
-    if not 1 <= k <= len(gallery): raise ValueError(f"k={k} neighbours of {len(gallery)} training features; k must be from 1 to that number")
-    if chunk < 1 or block < 1: raise ValueError(f"chunk={chunk} and block={block} must be 1 or more")
+        raise ValueError(
+            f'training features {tuple(gallery.shape)} and test features {tuple(queries.shape)} must be (number, D) with the same D'
+        )
+    if not 1 <= k <= len(gallery):
+        raise ValueError(
+            f'k={k} neighbours of {len(gallery)} training features; k must be from 1 to that number'
+        )
+    if chunk < 1 or block < 1:
+        raise ValueError(f'chunk={chunk} and block={block} must be 1 or more')
 
-def settle_search(search:str, device, rows:int, k:int) -> str:
+
+def settle_search(search: str, device, rows: int, k: int) -> str:
     "'fp32' or 'bf16' for `k` neighbours out of a block of `rows`: `search` itself, or for 'auto' the faster on `device` (400 rows a candidate: measured, see above); else `ValueError`."
-    if search not in ('auto', 'fp32', 'bf16'): raise ValueError(f"search={search!r} must be 'auto', 'fp32' or 'bf16'")
-    if search != 'auto': return search
-    return fast_precision(device) if rows >= 400*(k + 20) else 'fp32'
+    if search not in ('auto', 'fp32', 'bf16'):
+        raise ValueError(f"search={search!r} must be 'auto', 'fp32' or 'bf16'")
+    if search != 'auto':
+        return search
+    return fast_precision(device) if rows >= 400 * (k + 20) else 'fp32'
 
 # %% ../nbs/06_pretrain.ipynb #knn-search
 @torch.no_grad()
-def nearest(gallery:torch.Tensor,    # (M, D), may be a memory map: one block of it at a time is on the queries' device,
-            queries:torch.Tensor,    # (N, D)
-            k:int, chunk:int=256,    # with its similarities to one chunk of queries
-            block:int=65_536, search:str='fp32') -> tuple[torch.Tensor, torch.Tensor]:
+def nearest(
+    gallery: torch.Tensor,  # (M, D), may be a memory map: one block of it at a time is on the queries' device,
+    queries: torch.Tensor,  # (N, D)
+    k: int,
+    chunk: int = 256,  # with its similarities to one chunk of queries
+    block: int = 65_536,
+    search: str = 'fp32',
+) -> tuple[torch.Tensor, torch.Tensor]:
     """fp32 cosines `(N, k)`, descending, and indices of each query's nearest in the gallery. `search`: 'fp32'; 'bf16', which is approximate (it may miss a neighbour, the cosines
     are exact); or 'auto', bf16 where that is faster on the queries' device. `ValueError` for shapes that do not fit, a `k` that is not there, NaN or infinity."""
     _check_search(gallery, queries, k, chunk, block)
     search = settle_search(search, queries.device, min(block, len(gallery)), k)
-    best, index = queries.new_full((len(queries), k), -math.inf, dtype=torch.float32), queries.new_zeros(len(queries), k, dtype=torch.long)
+    best, index = (
+        queries.new_full((len(queries), k), -math.inf, dtype=torch.float32),
+        queries.new_zeros(len(queries), k, dtype=torch.long),
+    )
     for a in range(0, len(gallery), block):
-        g = _unit(gallery[a:a + block], queries.device, 'training')
+        g = _unit(gallery[a : a + block], queries.device, 'training')
         table = (g - g.mean(0)).bfloat16() if search == 'bf16' else g
         for b in range(0, len(queries), chunk):
-            here, q = slice(b, b + chunk), _unit(queries[b:b + chunk], queries.device, 'test')
-            cosine, row = (q.to(table.dtype) @ table.T).topk(min(k + 20*(search == 'bf16'), len(g)), dim=1)
-            if search == 'bf16': cosine = (g[row] @ q[:, :, None])[..., 0]
+            here, q = slice(b, b + chunk), _unit(queries[b : b + chunk], queries.device, 'test')
+            cosine, row = (q.to(table.dtype) @ table.T).topk(
+                min(k + 20 * (search == 'bf16'), len(g)), dim=1
+            )
+            if search == 'bf16':
+                cosine = (g[row] @ q[:, :, None])[..., 0]
             best[here], pick = torch.cat([best[here], cosine], 1).topk(k, dim=1)
             index[here] = torch.cat([index[here], row + a], 1).gather(1, pick)
     return best, index
 
 # %% ../nbs/06_pretrain.ipynb #knn-predict
-def _classes(train_y:torch.Tensor, num_classes:int|None) -> int:
+def _classes(train_y: torch.Tensor, num_classes: int | None) -> int:
     "The number of classes, one more than the largest label unless given; ValueError where labels are no integers from 0 to one less."
-    if train_y.dtype == torch.bool or train_y.is_floating_point(): raise ValueError(f"training labels are {train_y.dtype}; they must be integers")
-    if train_y.min() < 0: raise ValueError("training labels must be 0 or more; some tiles have no class")
+    if train_y.dtype == torch.bool or train_y.is_floating_point():
+        raise ValueError(f'training labels are {train_y.dtype}; they must be integers')
+    if train_y.min() < 0:
+        raise ValueError('training labels must be 0 or more; some tiles have no class')
     top = int(train_y.max())
-    if num_classes is not None and top >= num_classes: raise ValueError(f"num_classes={num_classes}, but a training label is {top}")
+    if num_classes is not None and top >= num_classes:
+        raise ValueError(f'num_classes={num_classes}, but a training label is {top}')
     return top + 1 if num_classes is None else num_classes
 
-def knn_vote(cosine:torch.Tensor, index:torch.Tensor, train_y:torch.Tensor, k:int=20, temperature:float=0.07,
-             num_classes:int|None=None) -> torch.Tensor:
+
+def knn_vote(
+    cosine: torch.Tensor,
+    index: torch.Tensor,
+    train_y: torch.Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+) -> torch.Tensor:
     "Class scores `(N, C)` from the first `k` of each query's neighbours, as `nearest` gives them: the sum over each class of exp(cosine / temperature)."
-    if not 1 <= k <= cosine.shape[1]: raise ValueError(f"k={k} of {cosine.shape[1]} neighbours found; k must be from 1 to that number")
-    if index.numel() and index.max() >= len(train_y): raise ValueError(f"{len(train_y)} labels, but training feature {int(index.max())} is a neighbour")
+    if not 1 <= k <= cosine.shape[1]:
+        raise ValueError(
+            f'k={k} of {cosine.shape[1]} neighbours found; k must be from 1 to that number'
+        )
+    if index.numel() and index.max() >= len(train_y):
+        raise ValueError(
+            f'{len(train_y)} labels, but training feature {int(index.max())} is a neighbour'
+        )
     scores = cosine.new_zeros(len(cosine), _classes(train_y, num_classes))
-    return scores.scatter_add_(1, train_y.to(index.device)[index[:, :k]].long(), (cosine[:, :k]/temperature).exp())
+    return scores.scatter_add_(
+        1, train_y.to(index.device)[index[:, :k]].long(), (cosine[:, :k] / temperature).exp()
+    )
 
 # %% ../nbs/06_pretrain.ipynb #knn-scores
-def knn_predict(train_x:torch.Tensor, train_y:torch.Tensor, test_x:torch.Tensor, k:int=20, temperature:float=0.07,
-                num_classes:int|None=None, chunk:int=256, search:str='fp32') -> torch.Tensor:
+def knn_predict(
+    train_x: torch.Tensor,
+    train_y: torch.Tensor,
+    test_x: torch.Tensor,
+    k: int = 20,
+    temperature: float = 0.07,
+    num_classes: int | None = None,
+    chunk: int = 256,
+    search: str = 'fp32',
+) -> torch.Tensor:
     "Class scores `(N, C)` of `test_x` by weighted k nearest neighbours (`nearest`, then `knn_vote`); the argmax is the prediction."
-    if len(train_x) != len(train_y): raise ValueError(f"{len(train_y)} labels for {len(train_x)} training features")
-    if not 1 <= k <= len(train_x): raise ValueError(f"k={k} neighbours of {len(train_x)} training features; k must be from 1 to that number")
-    C = _classes(train_y, num_classes)                         # before the search, which can take long
+    if len(train_x) != len(train_y):
+        raise ValueError(f'{len(train_y)} labels for {len(train_x)} training features')
+    if not 1 <= k <= len(train_x):
+        raise ValueError(
+            f'k={k} neighbours of {len(train_x)} training features; k must be from 1 to that number'
+        )
+    C = _classes(train_y, num_classes)  # before the search, which can take long
     return knn_vote(*nearest(train_x, test_x, k, chunk, search=search), train_y, k, temperature, C)
 
 # %% ../nbs/06_pretrain.ipynb #knn-probe
 class KnnProbe:
     "kNN accuracy of a backbone: at most `most` of `train` as gallery, at most `most` of `held` as queries, those that have a class, the same ones each time; None where none has."
-    def __init__(self, train:Tiles, held:Tiles, size:int, most:int=1000, k:int=20):
+
+    def __init__(self, train: Tiles, held: Tiles, size: int, most: int = 1000, k: int = 20):
         some = lambda tiles: tiles.subset(np.random.default_rng(0).permutation(len(tiles))[:most])
-        parts = [t.subset(i for i, y in enumerate(t.labels) if y is not None) for t in (train, held)]
+        parts = [
+            t.subset(i for i, y in enumerate(t.labels) if y is not None) for t in (train, held)
+        ]
         self.parts = [some(t) for t in parts] if min(map(len, parts)) else None
         self.size, self.k = size, min(k, most, len(parts[0]))
 
     @torch.no_grad()
-    def __call__(self, backbone:SatViT) -> float|None:
-        if self.parts is None: return None
+    def __call__(self, backbone: SatViT) -> float | None:
+        if self.parts is None:
+            return None
         device, x = next(backbone.parameters()).device, []
         for tiles in self.parts:
-            batches = (collate([tiles[i] for i in range(a, min(a + 64, len(tiles)))]) for a in range(0, len(tiles), 64))
-            x.append(torch.cat([backbone.summary(backbone.normalisation(centre_view(b, self.size)[0].to(device))).cls.float() for b in batches]))
+            batches = (
+                collate([tiles[i] for i in range(a, min(a + 64, len(tiles)))])
+                for a in range(0, len(tiles), 64)
+            )
+            x.append(
+                torch.cat(
+                    [
+                        backbone.summary(
+                            backbone.normalisation(centre_view(b, self.size)[0].to(device))
+                        ).cls.float()
+                        for b in batches
+                    ]
+                )
+            )
         y, truth = (torch.tensor(t.labels, device=device) for t in self.parts)
         return (knn_predict(x[0], y, x[1], self.k).argmax(1) == truth).float().mean().item()
 
@@ -787,168 +1341,294 @@ class KnnProbe:
 @dataclass
 class Run:
     "What a run leaves: its folder, settled configuration, the teacher's backbone, and the logged rows of `metrics.jsonl`."
+
     out: Path
     config: PretrainConfig
     model: SatViT
     metrics: list[dict]
 
-def read_rows(path, before:float=math.inf) -> list[dict]:
+
+def read_rows(path, before: float = math.inf) -> list[dict]:
     "The rows of a `metrics.jsonl` of steps before `before`; one that was cut off in writing is left out."
     rows = []
     for line in Path(path).read_text().splitlines() if Path(path).is_file() else []:
-        try: row = json.loads(line)
-        except json.JSONDecodeError: break
-        if row['step'] < before: rows.append(row)
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row['step'] < before:
+            rows.append(row)
     return rows
 
 # %% ../nbs/06_pretrain.ipynb #load-run
 def load_run(out) -> Run:
     "Read back a run folder."
     out = Path(out)
-    config = read_config(out/'config.json')
-    return Run(out, config, load_satdino(out/'model.safetensors', verbose=False), read_rows(out/'metrics.jsonl'))
+    config = read_config(out / 'config.json')
+    return Run(
+        out,
+        config,
+        load_satdino(out / 'model.safetensors', verbose=False),
+        read_rows(out / 'metrics.jsonl'),
+    )
 
 # %% ../nbs/06_pretrain.ipynb #accelerator
-def start_accelerator(c:PretrainConfig) -> Accelerator:
+def start_accelerator(c: PretrainConfig) -> Accelerator:
     "accelerate for the run `c` (its precision decided), in whatever it was launched by; `ValueError` if a batch cannot be divided."
-    if 'RANK' not in os.environ: AcceleratorState._reset_state(True)      # or a notebook could not change device or precision between two runs
-    a = Accelerator(cpu=c.device == 'cpu', mixed_precision=c.precision.replace('fp32', 'no'), gradient_accumulation_steps=c.accumulate, project_dir=c.out,
-                    log_with=None if c.track == 'none' else c.track)
-    if c.batch_size % (a.num_processes*c.accumulate):
-        raise ValueError(f"a batch of {c.batch_size} cannot be divided into {a.num_processes} processes x {c.accumulate} parts; choose another batch_size or accumulate")
+    if 'RANK' not in os.environ:
+        AcceleratorState._reset_state(
+            True
+        )  # or a notebook could not change device or precision between two runs
+    a = Accelerator(
+        cpu=c.device == 'cpu',
+        mixed_precision=c.precision.replace('fp32', 'no'),
+        gradient_accumulation_steps=c.accumulate,
+        project_dir=c.out,
+        log_with=None if c.track == 'none' else c.track,
+    )
+    if c.batch_size % (a.num_processes * c.accumulate):
+        raise ValueError(
+            f'a batch of {c.batch_size} cannot be divided into {a.num_processes} processes x {c.accumulate} parts; choose another batch_size or accumulate'
+        )
     return a
 
 # %% ../nbs/06_pretrain.ipynb #with-precision
-def with_precision(c:PretrainConfig) -> PretrainConfig:
+def with_precision(c: PretrainConfig) -> PretrainConfig:
     "`c` with the precision 'auto' decided (and printed): by `fast_precision`, or as the run in `c.out` began if `c` resumes it; over several processes the first one decides."
-    if c.precision != 'auto': return c
-    if 'RANK' not in os.environ: AcceleratorState._reset_state(True)
+    if c.precision != 'auto':
+        return c
+    if 'RANK' not in os.environ:
+        AcceleratorState._reset_state(True)
     state = PartialState(cpu=c.device == 'cpu')
     precision, why = on_main(state, lambda: choose_precision(c, state.device))
-    if state.is_main_process: print(f"precision: {precision} ({why})")
+    if state.is_main_process:
+        print(f'precision: {precision} ({why})')
     return replace(c, precision=precision)
 
-def choose_precision(c:PretrainConfig, device:torch.device) -> tuple[str, str]:
+
+def choose_precision(c: PretrainConfig, device: torch.device) -> tuple[str, str]:
     "Precision of a run with 'auto' on `device`, and why."
-    here, begun = fast_precision(device), c.out/'config.json'
-    why = f"a product in bf16 takes {bf16_time():.2f} of fp32's time here" if device.type == 'cpu' else f"a {device.type} device"
+    here, begun = fast_precision(device), c.out / 'config.json'
+    why = (
+        f"a product in bf16 takes {bf16_time():.2f} of fp32's time here"
+        if device.type == 'cpu'
+        else f'a {device.type} device'
+    )
     kept = read_config(begun).precision if c.resume and begun.is_file() else 'auto'
-    return (here, why) if kept == 'auto' else (kept, f"as this run began; {why}")
+    return (here, why) if kept == 'auto' else (kept, f'as this run began; {why}')
 
 # %% ../nbs/06_pretrain.ipynb #on-main
-def on_main(accelerator:Accelerator|PartialState, work:Callable):
+def on_main(accelerator: Accelerator | PartialState, work: Callable):
     "What `work()` gives, done by the main process alone and handed to all; an error there is an error everywhere."
-    if accelerator.num_processes == 1: return work()
+    if accelerator.num_processes == 1:
+        return work()
     box = [None]
     if accelerator.is_main_process:
-        try: box = [(work(), None)]
-        except Exception as e: box = [(None, e)]
+        try:
+            box = [(work(), None)]
+        except Exception as e:
+            box = [(None, e)]
     result, error = broadcast_object_list(box)[0]
-    if error is not None: raise error
+    if error is not None:
+        raise error
     return result
 
 # %% ../nbs/06_pretrain.ipynb #set-aside
-def set_aside(out:Path) -> None:
+def set_aside(out: Path) -> None:
     "Rename an earlier run in `out` to the first free of `out-1`, `out-2`, ...; `ValueError` if something else is there."
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())): return
-    if not (out/'config.json').is_file(): raise ValueError(f"{out}: exists and is not a run folder; choose another (--out)")
-    old = next(p for n in range(1, 10_000) if not (p := out.with_name(f"{out.name}-{n}")).exists())
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not (out / 'config.json').is_file():
+        raise ValueError(f'{out}: exists and is not a run folder; choose another (--out)')
+    old = next(p for n in range(1, 10_000) if not (p := out.with_name(f'{out.name}-{n}')).exists())
     out.rename(old)
-    print(f"{out} was there already; it is now {old}")
+    print(f'{out} was there already; it is now {old}')
 
 # %% ../nbs/06_pretrain.ipynb #signals
 class Signals:
     "Notes SIGTERM and the first Ctrl-C while it is entered (in the main thread), for the loop to heed; a second Ctrl-C interrupts at once."
+
     def __enter__(self):
         self.noted, here = None, threading.current_thread() is threading.main_thread()
-        self.before = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)} if here else {}
+        self.before = (
+            {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
+            if here
+            else {}
+        )
         return self
+
     def note(self, number, frame):
-        if self.noted == number == signal.SIGINT: raise KeyboardInterrupt
+        if self.noted == number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.noted = number
+
     def __exit__(self, *_):
-        for s, handler in self.before.items(): signal.signal(s, handler)
-    def heed(self, accelerator:Accelerator, due:bool) -> bool:
+        for s, handler in self.before.items():
+            signal.signal(s, handler)
+
+    def heed(self, accelerator: Accelerator, due: bool) -> bool:
         "Whether to stop; several processes agree on it, when that is `due`."
-        if accelerator.num_processes == 1: return self.noted is not None
-        if self.noted: accelerator.set_trigger()
+        if accelerator.num_processes == 1:
+            return self.noted is not None
+        if self.noted:
+            accelerator.set_trigger()
         return due and accelerator.check_trigger()
 
 # %% ../nbs/06_pretrain.ipynb #set-up
-def set_up(c:PretrainConfig, statistics:Normalisation, accelerator:Accelerator) -> tuple[SatDINO, nn.Module, torch.optim.Optimizer]:
+def set_up(
+    c: PretrainConfig, statistics: Normalisation, accelerator: Accelerator
+) -> tuple[SatDINO, nn.Module, torch.optim.Optimizer]:
     "The model of a run on its device, the same prepared by accelerate, and its optimiser."
     own = build(c, statistics, accelerator.device).to(accelerator.device)
-    if c.compile: own.student.compile(); own.teacher.compile()
+    if c.compile:
+        own.student.compile()
+        own.teacher.compile()
     return own, *accelerator.prepare(own, make_optimiser(own, accelerator.device))
 
 # %% ../nbs/06_pretrain.ipynb #prepare
-def prepare(c:PretrainConfig, tiles:Tiles|None, processes:int) -> tuple:
+def prepare(c: PretrainConfig, tiles: Tiles | None, processes: int) -> tuple:
     "Train and held-out tiles, settled configuration, channel statistics, fingerprint and checkpoint to go on from: everything that can fail before a run begins."
     train, held = run_tiles(c, tiles)
     c, data = settled(c, len(train)), fingerprint(train)
     check_config(c)
     reading, statistics = for_reading(train, c), channel_stats(train)
-    if c.init is not None: build(c, statistics)                          # the weights to start from are found, and fit
+    if c.init is not None:
+        build(c, statistics)  # the weights to start from are found, and fit
     found = find_resume(c, data, processes)
-    if not (c.resume and (c.out/'config.json').is_file()): set_aside(c.out)
+    if not (c.resume and (c.out / 'config.json').is_file()):
+        set_aside(c.out)
     c.out.mkdir(parents=True, exist_ok=True)
-    save_config(c, c.out/'config.json')
-    write_whole(c.out/'metrics.jsonl', ''.join(json.dumps(r) + '\n' for r in (read_rows(c.out/'metrics.jsonl', found[1]['done']) if found else [])))
-    print(f"{len(train)} images to train on, {len(held)} held out; " + (f"going on from {found[0]}" if found else f"writing to {c.out}"))
+    save_config(c, c.out / 'config.json')
+    write_whole(
+        c.out / 'metrics.jsonl',
+        ''.join(
+            json.dumps(r) + '\n'
+            for r in (read_rows(c.out / 'metrics.jsonl', found[1]['done']) if found else [])
+        ),
+    )
+    print(
+        f'{len(train)} images to train on, {len(held)} held out; '
+        + (f'going on from {found[0]}' if found else f'writing to {c.out}')
+    )
     return train, held, reading, c, statistics, data, found
 
 # %% ../nbs/06_pretrain.ipynb #pretrain
-def pretrain(config:PretrainConfig, tiles:Tiles|None=None, watch:Callable|None=None) -> Run:
+def pretrain(
+    config: PretrainConfig, tiles: Tiles | None = None, watch: Callable | None = None
+) -> Run:
     """Train by `config` on `tiles` (or `config.data`); leaves weights, configuration, metrics and checkpoints in `config.out`. `watch(rows, config)` is called at each
     logged row. `ValueError` or `OSError` for what cannot work, before anything is written; `FloatingPointError` for a loss that is no number, `MemoryError`."""
     check_config(config)
     config = with_precision(config)
     accelerator = start_accelerator(config)
-    train, held, reading, config, statistics, data, found = on_main(accelerator, lambda: prepare(config, tiles, accelerator.num_processes))
+    train, held, reading, config, statistics, data, found = on_main(
+        accelerator, lambda: prepare(config, tiles, accelerator.num_processes)
+    )
     with advice_on_memory(config):
         own, model, optimiser = set_up(config, statistics, accelerator)
-        checkpoints = Checkpoints(accelerator, config.out/'checkpoints', config.keep, data)
-        torch.manual_seed(config.seed + accelerator.process_index)           # drop path differs between processes
-        if found: checkpoints.load(found[0])
+        checkpoints = Checkpoints(accelerator, config.out / 'checkpoints', config.keep, data)
+        torch.manual_seed(
+            config.seed + accelerator.process_index
+        )  # drop path differs between processes
+        if found:
+            checkpoints.load(found[0])
         accelerator.init_trackers('log', init_kwargs=dict(wandb=dict(dir=str(config.out))))
-        probe = KnnProbe(train, held, config.vit.img_size, config.knn_images) if config.knn_every else None
-        if probe and probe.parts is None: accelerator.print("no image has a class, so kNN accuracy is left out")
-        rows = _loop(model, optimiser, reading, config, accelerator, checkpoints, found[1]['done'] if found else 0, probe, watch)
+        probe = (
+            KnnProbe(train, held, config.vit.img_size, config.knn_images)
+            if config.knn_every
+            else None
+        )
+        if probe and probe.parts is None:
+            accelerator.print('no image has a class, so kNN accuracy is left out')
+        rows = _loop(
+            model,
+            optimiser,
+            reading,
+            config,
+            accelerator,
+            checkpoints,
+            found[1]['done'] if found else 0,
+            probe,
+            watch,
+        )
     accelerator.end_training()
-    return Run(config.out, config, fused_attention(plain_backbone(own.teacher.backbone).eval()), rows)
+    return Run(
+        config.out, config, fused_attention(plain_backbone(own.teacher.backbone).eval()), rows
+    )
 
 # %% ../nbs/06_pretrain.ipynb #loop
 def _loop(model, optimiser, train, c, accelerator, checkpoints, start, probe, watch) -> list[dict]:
     "The training loop of `pretrain`: steps, health, log, checkpoints."
-    s, own, rows, log = schedules(c), accelerator.unwrap_model(model), read_rows(c.out/'metrics.jsonl'), RunLog(c, accelerator, watch)
-    source = view_batches(train, c, accelerator.device, start, accelerator.process_index, accelerator.num_processes)
-    bar = tqdm(range(start, c.steps), 'pretraining', c.steps, initial=start, **({} if accelerator.is_main_process else dict(disable=True)))
-    with Signals() as signals, closing(source):                          # closed, it ends its loading processes, also after an error
+    s, own, rows, log = (
+        schedules(c),
+        accelerator.unwrap_model(model),
+        read_rows(c.out / 'metrics.jsonl'),
+        RunLog(c, accelerator, watch),
+    )
+    source = view_batches(
+        train, c, accelerator.device, start, accelerator.process_index, accelerator.num_processes
+    )
+    bar = tqdm(
+        range(start, c.steps),
+        'pretraining',
+        c.steps,
+        initial=start,
+        **({} if accelerator.is_main_process else dict(disable=True)),
+    )
+    with (
+        Signals() as signals,
+        closing(source),
+    ):  # closed, it ends its loading processes, also after an error
         for step in bar:
             paths, parts = log.waited(source)
             losses, norm = train_step(model, optimiser, parts, s[step], c, accelerator)
             log.keep(step, paths, losses.total, norm)
-            last, due = step == c.steps - 1, step % c.log_every == 0 or accelerator.device.type == 'cpu'
-            stop, look = signals.heed(accelerator, due or last), c.knn_every and ((step + 1) % c.knn_every == 0 or last)
+            last, due = (
+                step == c.steps - 1,
+                step % c.log_every == 0 or accelerator.device.type == 'cpu',
+            )
+            stop, look = (
+                signals.heed(accelerator, due or last),
+                c.knn_every and ((step + 1) % c.knn_every == 0 or last),
+            )
             save = last or stop or (step + 1) % c.save_every == 0
-            if save or due or look: log.check(rows)
+            if save or due or look:
+                log.check(rows)
             teacher = plain_backbone(own.teacher.backbone) if save or look else None
             knn = on_main(accelerator, lambda: probe(teacher)) if look else None
             if step % c.log_every == 0 or save or look:
                 log.write(rows, log_row(step, losses, norm, s[step], own, accelerator), knn)
-                bar.set_postfix(loss=f"{rows[-1]['loss']:.3f}", dino=f"{rows[-1]['dino']:.3f}", gsd_mae=f"{rows[-1]['gsd_mae'] or math.nan:.2f} m")
+                bar.set_postfix(
+                    loss=f'{rows[-1]["loss"]:.3f}',
+                    dino=f'{rows[-1]["dino"]:.3f}',
+                    gsd_mae=f'{rows[-1]["gsd_mae"] or math.nan:.2f} m',
+                )
             if save or (knn is not None and knn > (checkpoints.best or (-1,))[0]):
                 checkpoints.save(step + 1, knn)
-                if accelerator.is_main_process: save_satdino(teacher, c.out/'model.safetensors')
-            if stop: end_by_signal(signals.noted, step + 1, c, accelerator)
+                if accelerator.is_main_process:
+                    save_satdino(teacher, c.out / 'model.safetensors')
+            if stop:
+                end_by_signal(signals.noted, step + 1, c, accelerator)
     return rows
 
 # %% ../nbs/06_pretrain.ipynb #run-log
 class RunLog:
     "The log of a run: rows of `metrics.jsonl`, trackers, a watcher; times; and the losses of the steps since they were last looked at."
-    def __init__(self, c:PretrainConfig, accelerator:Accelerator, watch:Callable|None):
-        self.c, self.accelerator, self.watch, self.path = c, accelerator, watch if accelerator.is_main_process else None, c.out/'metrics.jsonl'
-        self.steps, self.since, self.waiting, self.recent, self.said = 0, time.perf_counter(), 0.0, [], set()
+
+    def __init__(self, c: PretrainConfig, accelerator: Accelerator, watch: Callable | None):
+        self.c, self.accelerator, self.watch, self.path = (
+            c,
+            accelerator,
+            watch if accelerator.is_main_process else None,
+            c.out / 'metrics.jsonl',
+        )
+        self.steps, self.since, self.waiting, self.recent, self.said = (
+            0,
+            time.perf_counter(),
+            0.0,
+            [],
+            set(),
+        )
 
     def waited(self, source):
         "The next of `source`, and note how long it took to come."
@@ -957,85 +1637,129 @@ class RunLog:
         self.waiting += time.perf_counter() - before
         return item
 
-    def keep(self, step, paths, loss, norm): self.steps += 1; self.recent.append((step, paths, loss, norm))
+    def keep(self, step, paths, loss, norm):
+        self.steps += 1
+        self.recent.append((step, paths, loss, norm))
 
     def check(self, rows) -> None:
         "`FloatingPointError` if a loss (or, but in fp16, where that is usual, a gradient) since the last check is not finite."
-        fine = torch.stack([torch.stack([l, n if self.c.precision != 'fp16' else l]).isfinite().all() for _, _, l, n in self.recent]).tolist()
+        fine = torch.stack(
+            [
+                torch.stack([l, n if self.c.precision != 'fp16' else l]).isfinite().all()
+                for _, _, l, n in self.recent
+            ]
+        ).tolist()
         recent, self.recent = self.recent, []
-        if all(fine): return
+        if all(fine):
+            return
         step, paths, loss, norm = recent[fine.index(False)]
-        listed = self.c.out/f'bad_batch_{self.accelerator.process_index}.txt'
+        listed = self.c.out / f'bad_batch_{self.accelerator.process_index}.txt'
         listed.write_text('\n'.join(paths) + '\n')
-        saved = sorted((self.c.out/'checkpoints').glob('step-*[0-9]'))
-        raise FloatingPointError('\n'.join([
-            f"the loss is {loss.item():g} and its gradient {norm.item():g} at step {step}; lower lr (--lr, now {self.c.lr:g}) or give it a longer warmup. "
-            f"Images of that batch: {', '.join(paths[:4])}{', ...' if len(paths) > 4 else ''}; all of them in {listed}", f"Last good checkpoint: {saved[-1] if saved else 'none yet'}", *diagnose(rows, self.c)]))
+        saved = sorted((self.c.out / 'checkpoints').glob('step-*[0-9]'))
+        raise FloatingPointError(
+            '\n'.join(
+                [
+                    f'the loss is {loss.item():g} and its gradient {norm.item():g} at step {step}; lower lr (--lr, now {self.c.lr:g}) or give it a longer warmup. '
+                    f'Images of that batch: {", ".join(paths[:4])}{", ..." if len(paths) > 4 else ""}; all of them in {listed}',
+                    f'Last good checkpoint: {saved[-1] if saved else "none yet"}',
+                    *diagnose(rows, self.c),
+                ]
+            )
+        )
 
     def write(self, rows, row, knn) -> None:
         "Add a row, with times and kNN accuracy, to the log; what `diagnose` finds in it is said once."
         now = time.perf_counter()
-        row |= dict(images_per_second=self.steps*self.c.batch_size/(now - self.since), data_wait=self.waiting/(now - self.since)) | ({} if knn is None else dict(knn=knn))
+        row |= dict(
+            images_per_second=self.steps * self.c.batch_size / (now - self.since),
+            data_wait=self.waiting / (now - self.since),
+        ) | ({} if knn is None else dict(knn=knn))
         self.steps, self.since, self.waiting = 0, now, 0.0
         rows.append(row)
         self.accelerator.log({k: v for k, v in row.items() if v is not None}, step=row['step'])
         if self.accelerator.is_main_process:
-            with self.path.open('a') as f: print(json.dumps(row), file=f)
+            with self.path.open('a') as f:
+                print(json.dumps(row), file=f)
         for finding in diagnose(rows, self.c):
-            if (kind := ' '.join(finding.split()[:3])) not in self.said: self.said.add(kind); self.accelerator.print(f"step {row['step']}: {finding}")
-        if self.watch: self.watch(rows, self.c)
+            if (kind := ' '.join(finding.split()[:3])) not in self.said:
+                self.said.add(kind)
+                self.accelerator.print(f'step {row["step"]}: {finding}')
+        if self.watch:
+            self.watch(rows, self.c)
 
 # %% ../nbs/06_pretrain.ipynb #end-by-signal
-def end_by_signal(number:int|None, done:int, c:PretrainConfig, accelerator:Accelerator) -> None:
+def end_by_signal(
+    number: int | None, done: int, c: PretrainConfig, accelerator: Accelerator
+) -> None:
     "End a run whose checkpoint is written: an exit without error for SIGTERM, `KeyboardInterrupt` for Ctrl-C."
-    said = f"stopped after {done} of {c.steps} steps; {c.out/'checkpoints'} holds them, resume (--resume) goes on from there"
-    accelerator.end_training()                                            # processes that part in order do not abort
-    if number == signal.SIGINT: raise KeyboardInterrupt(said)
-    if accelerator.is_main_process: print(said, flush=True)
+    said = f'stopped after {done} of {c.steps} steps; {c.out / "checkpoints"} holds them, resume (--resume) goes on from there'
+    accelerator.end_training()  # processes that part in order do not abort
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt(said)
+    if accelerator.is_main_process:
+        print(said, flush=True)
     raise SystemExit(0)
 
+
 @contextmanager
-def advice_on_memory(c:PretrainConfig) -> Iterator[None]:
+def advice_on_memory(c: PretrainConfig) -> Iterator[None]:
     "Turns running out of memory into a `MemoryError` that says which setting helps."
-    try: yield
+    try:
+        yield
     except RuntimeError as e:
-        if not (isinstance(e, torch.OutOfMemoryError) or 'allocate memory' in str(e)): raise
-        raise MemoryError(f"out of memory. What helps, the cheapest first: work a batch in parts (--accumulate, now {c.accumulate}), 16-bit products (--precision bf16, now {c.precision}), "
-                          f"--checkpoint-gradients (now {c.checkpoint_gradients}), fewer prototypes (--out-dim, now {c.out_dim}), a smaller batch (--batch-size, now {c.batch_size}). "
-                          f"--dry-run 3 measures what a setting needs. ({str(e).splitlines()[0]})") from e
+        if not (isinstance(e, torch.OutOfMemoryError) or 'allocate memory' in str(e)):
+            raise
+        raise MemoryError(
+            f'out of memory. What helps, the cheapest first: work a batch in parts (--accumulate, now {c.accumulate}), 16-bit products (--precision bf16, now {c.precision}), '
+            f'--checkpoint-gradients (now {c.checkpoint_gradients}), fewer prototypes (--out-dim, now {c.out_dim}), a smaller batch (--batch-size, now {c.batch_size}). '
+            f'--dry-run 3 measures what a setting needs. ({str(e).splitlines()[0]})'
+        ) from e
 
 # %% ../nbs/06_pretrain.ipynb #dry-run
 @dataclass
 class DryRun:
     "What a run would be and cost, from a few real steps: times in seconds, `peak` memory in bytes (of the process, loaders apart, on a CPU; allocated on a GPU)."
+
     images: int
-    parameters: int             # of the student, heads included
-    config: PretrainConfig      # settled
+    parameters: int  # of the student, heads included
+    config: PretrainConfig  # settled
     step_time: float
     peak: int
     device: str
-    wait: float                 # share of the time spent waiting for images
+    wait: float  # share of the time spent waiting for images
 
     def __str__(self):
-        c, per_epoch = self.config, self.images//self.config.batch_size
-        span = lambda s: f"{s:.1f} s" if s < 120 else f"{s/60:.1f} min" if s < 7200 else f"{s/3600:.1f} h"
-        return '\n'.join([f"{self.images:,} training images, {self.parameters/1e6:.1f} M parameters, on {self.device} in {c.precision}",
-                          f"{c.steps:,} steps of {c.batch_size} images = {c.steps/per_epoch:.1f} epochs of {per_epoch:,} steps",
-                          f"{1000*self.step_time:.0f} ms a step, {c.batch_size/self.step_time:.1f} images/s, waiting for images {self.wait:.0%}",
-                          f"an epoch {span(per_epoch*self.step_time)}, the whole run {span(c.steps*self.step_time)}",
-                          f"peak memory {self.peak/2**30:.2f} GiB"])
+        c, per_epoch = self.config, self.images // self.config.batch_size
+        span = lambda s: (
+            f'{s:.1f} s' if s < 120 else f'{s / 60:.1f} min' if s < 7200 else f'{s / 3600:.1f} h'
+        )
+        return '\n'.join(
+            [
+                f'{self.images:,} training images, {self.parameters / 1e6:.1f} M parameters, on {self.device} in {c.precision}',
+                f'{c.steps:,} steps of {c.batch_size} images = {c.steps / per_epoch:.1f} epochs of {per_epoch:,} steps',
+                f'{1000 * self.step_time:.0f} ms a step, {c.batch_size / self.step_time:.1f} images/s, waiting for images {self.wait:.0%}',
+                f'an epoch {span(per_epoch * self.step_time)}, the whole run {span(c.steps * self.step_time)}',
+                f'peak memory {self.peak / 2**30:.2f} GiB',
+            ]
+        )
 
 # %% ../nbs/06_pretrain.ipynb #peak-memory
-def peak_memory(device:torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     "Most bytes in use so far: allocated on a GPU; resident of this process on a CPU."
-    if device.type == 'cuda': return torch.cuda.max_memory_allocated(device)
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device)
     import psutil
-    try: import resource
-    except ImportError: return psutil.Process().memory_info().peak_wset        # Windows
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == 'darwin' else 1024)
+
+    try:
+        import resource
+    except ImportError:
+        return psutil.Process().memory_info().peak_wset  # Windows
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == 'darwin' else 1024
+    )
 
 # %% ../nbs/06_pretrain.ipynb #dryrun
-def dry_run(config:PretrainConfig, tiles:Tiles|None=None, steps:int=5) -> DryRun:
+def dry_run(config: PretrainConfig, tiles: Tiles | None = None, steps: int = 5) -> DryRun:
     "Two steps of `config` to warm up and `steps` to measure, writing nothing."
     check_config(config)
     config = with_precision(config)
@@ -1045,40 +1769,79 @@ def dry_run(config:PretrainConfig, tiles:Tiles|None=None, steps:int=5) -> DryRun
     with advice_on_memory(c):
         own, model, optimiser = set_up(c, channel_stats(train), accelerator)
         reading, s, took, wait = for_reading(train, c), schedules(c), 0.0, 0.0
-        for share, coarse in ((1 - c.coarse, 0.0), (c.coarse, 1.0)):        # full views, and coarse ones if the run begins so
-            if not share: continue
+        for share, coarse in (
+            (1 - c.coarse, 0.0),
+            (c.coarse, 1.0),
+        ):  # full views, and coarse ones if the run begins so
+            if not share:
+                continue
             part = replace(c, steps=steps + 2, coarse=coarse)
-            source = view_batches(reading, part, device, 0, accelerator.process_index, accelerator.num_processes)
-            with closing(source): times = timed_steps(model, optimiser, source, s, c, steps, accelerator)
-            took, wait = took + share*times[0], wait + share*times[1]
+            source = view_batches(
+                reading, part, device, 0, accelerator.process_index, accelerator.num_processes
+            )
+            with closing(source):
+                times = timed_steps(model, optimiser, source, s, c, steps, accelerator)
+            took, wait = took + share * times[0], wait + share * times[1]
     accelerator.end_training()
     parameters = sum(p.numel() for p in own.student.parameters())
-    return DryRun(len(train), parameters, c, took/steps, peak_memory(device), device.type, wait/took)
+    return DryRun(
+        len(train), parameters, c, took / steps, peak_memory(device), device.type, wait / took
+    )
 
-def timed_steps(model, optimiser, source:Iterator, s:Schedules, c:PretrainConfig, steps:int, accelerator:Accelerator) -> tuple[float, float]:
+
+def timed_steps(
+    model,
+    optimiser,
+    source: Iterator,
+    s: Schedules,
+    c: PretrainConfig,
+    steps: int,
+    accelerator: Accelerator,
+) -> tuple[float, float]:
     "Seconds that `steps` take after two to warm up, and how many of them were spent waiting for images."
     for step in range(steps + 2):
-        if step == 2: start, wait = time.perf_counter(), 0.0
+        if step == 2:
+            start, wait = time.perf_counter(), 0.0
         before = time.perf_counter()
         _, parts = next(source)
         waited = time.perf_counter() - before
-        train_step(model, optimiser, parts, s[min(step, c.steps - 1)], c, accelerator)[1].item()      # waits for the device
-        if step >= 2: wait += waited
+        train_step(model, optimiser, parts, s[min(step, c.steps - 1)], c, accelerator)[
+            1
+        ].item()  # waits for the device
+        if step >= 2:
+            wait += waited
     return time.perf_counter() - start, wait
 
 # %% ../nbs/06_pretrain.ipynb #main
-def main(args:Sequence[str]|None=None) -> None:
+def main(args: Sequence[str] | None = None) -> None:
     "Command line of `python -m satdino_nb.pretrain`."
     import argparse
-    import tyro
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument('--preset'); first.add_argument('--settings')
-    given, _ = first.parse_known_args(args)
-    try: base = read_config(given.settings) if given.settings else pretrain_preset(given.preset or 'laptop', **({} if given.preset else dict(knn_every=0)))
-    except (ValueError, OSError) as e: sys.exit(f"error: {e}")
-    if any(a.split('=')[0] == '--steps' for a in (sys.argv[1:] if args is None else args)): base = replace(base, epochs=None)    # steps are meant, not the preset's epochs
 
-    def command(config:Annotated[PretrainConfig, tyro.conf.arg(name='')]=base, preset:str|None=None, settings:Path|None=None, dry_run:int=0) -> tuple:
+    import tyro
+
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument('--preset')
+    first.add_argument('--settings')
+    given, _ = first.parse_known_args(args)
+    try:
+        base = (
+            read_config(given.settings)
+            if given.settings
+            else pretrain_preset(
+                given.preset or 'laptop', **({} if given.preset else dict(knn_every=0))
+            )
+        )
+    except (ValueError, OSError) as e:
+        sys.exit(f'error: {e}')
+    if any(a.split('=')[0] == '--steps' for a in (sys.argv[1:] if args is None else args)):
+        base = replace(base, epochs=None)  # steps are meant, not the preset's epochs
+
+    def command(
+        config: Annotated[PretrainConfig, tyro.conf.arg(name='')] = base,
+        preset: str | None = None,
+        settings: Path | None = None,
+        dry_run: int = 0,
+    ) -> tuple:
         """Pretrain a SatDINO backbone on a folder of tiles.
 
         Args:
@@ -1087,17 +1850,23 @@ def main(args:Sequence[str]|None=None) -> None:
             dry_run: Take this many steps, say what the run would cost, and write nothing.
         """
         return config, dry_run
+
     run_command(*tyro.cli(command, args=args, prog='python -m satdino_nb.pretrain'))
 
 # %% ../nbs/06_pretrain.ipynb #run-command
-def run_command(config:PretrainConfig, dry:int) -> None:
+def run_command(config: PretrainConfig, dry: int) -> None:
     "Run a parsed command line; errors become messages."
     try:
-        if dry: return print(dry_run(config, steps=dry))
+        if dry:
+            return print(dry_run(config, steps=dry))
         run = pretrain(config)
-    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as e: sys.exit(f"error: {e}")
-    except KeyboardInterrupt as e: sys.exit(str(e) or "stopped")
-    if os.environ.get('RANK', '0') == '0': print(f"done: {run.out/'model.safetensors'}")
+    except (ValueError, OSError, ImportError, FloatingPointError, MemoryError) as e:
+        sys.exit(f'error: {e}')
+    except KeyboardInterrupt as e:
+        sys.exit(str(e) or 'stopped')
+    if os.environ.get('RANK', '0') == '0':
+        print(f'done: {run.out / "model.safetensors"}')
 
 # %% ../nbs/06_pretrain.ipynb #main-2
-if __name__ == '__main__' and '__file__' in globals(): main()
+if __name__ == '__main__' and '__file__' in globals():
+    main()

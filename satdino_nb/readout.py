@@ -29,51 +29,86 @@ def plain(x) -> np.ndarray:
     return np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, dtype=float)
 
 # %% ../nbs/07_5_readout.ipynb #log-gsd
-def log_gsd(gsd, what:str='images') -> np.ndarray:
+def log_gsd(gsd, what: str = 'images') -> np.ndarray:
     "Natural logarithm `(N,)` of `gsd` in m/px; `ValueError` if there is none, or one that is unknown (NaN) or not positive."
     gsd = plain(gsd).reshape(-1)
-    if not len(gsd): raise ValueError(f"no {what}, so there is no GSD to read or to compare with")
+    if not len(gsd):
+        raise ValueError(f'no {what}, so there is no GSD to read or to compare with')
     bad = np.flatnonzero(~(np.isfinite(gsd) & (gsd > 0)))
-    if len(bad): raise ValueError(f"{len(bad)} of {len(gsd)} {what} have no known GSD above 0 m/px (the first: number {bad[0]}, {gsd[bad[0]]:g}); leave them out")
+    if len(bad):
+        raise ValueError(
+            f'{len(bad)} of {len(gsd)} {what} have no known GSD above 0 m/px (the first: number {bad[0]}, {gsd[bad[0]]:g}); leave them out'
+        )
     return np.log(gsd)
 
 # %% ../nbs/07_5_readout.ipynb #measures
-def mean_absolute(rows:np.ndarray) -> float: # m/px
+def mean_absolute(rows: np.ndarray) -> float:  # m/px
     return np.abs(np.subtract(*np.exp(rows.T))).mean()
-def median_relative(rows:np.ndarray) -> float: # a share of the truth
-    return np.median(np.abs(np.exp(rows[:, 0] - rows[:, 1]) - 1))
-def mean_octaves(rows:np.ndarray) -> float: # doublings
-    return np.abs(rows[:, 0] - rows[:, 1]).mean()/np.log(2)
 
-def r_squared(rows:np.ndarray) -> float:
+
+def median_relative(rows: np.ndarray) -> float:  # a share of the truth
+    return np.median(np.abs(np.exp(rows[:, 0] - rows[:, 1]) - 1))
+
+
+def mean_octaves(rows: np.ndarray) -> float:  # doublings
+    return np.abs(rows[:, 0] - rows[:, 1]).mean() / np.log(2)
+
+
+def r_squared(rows: np.ndarray) -> float:
     "Share of the variance of log GSD that the answers explain; 0 for the mean of these very images, below 0 for worse; NaN if all truths are one GSD."
     spread = np.square(rows[:, 1] - rows[:, 1].mean()).sum()
-    return round(1 - np.square(rows[:, 0] - rows[:, 1]).sum()/spread, 9) + 0. if spread > 1e-9*len(rows) else np.nan
+    return (
+        round(1 - np.square(rows[:, 0] - rows[:, 1]).sum() / spread, 9) + 0.0
+        if spread > 1e-9 * len(rows)
+        else np.nan
+    )
 
 # %% ../nbs/07_5_readout.ipynb #measures-by-name
-MEASURES = {'MAE': (mean_absolute, 'm/px'), 'median relative error': (median_relative, '%'), 'octaves': (mean_octaves, ''), 'R2 of log GSD': (r_squared, '')}
+MEASURES = {
+    'MAE': (mean_absolute, 'm/px'),
+    'median relative error': (median_relative, '%'),
+    'octaves': (mean_octaves, ''),
+    'R2 of log GSD': (r_squared, ''),
+}
 
 # %% ../nbs/07_5_readout.ipynb #octave-bias
 @dataclass(frozen=True)
 class OctaveBias:
     "Mean log2(answer / truth) over the `images` whose true GSD is from `low` to twice `low` m/px; no interval (NaN) from a single image or place."
+
     low: float
     images: int
     bias: Estimate
 
-def octave_bias(rows:np.ndarray, places:Sequence|None=None, resamples:int=2000) -> list[OctaveBias]:
+
+def octave_bias(
+    rows: np.ndarray, places: Sequence | None = None, resamples: int = 2000
+) -> list[OctaveBias]:
     "Bias by octave of true GSD from rows `(N, 2)` of logs, finest first; octaves begin at powers of two of a metre."
-    octave, error, out = np.floor(rows[:, 1]/np.log(2) + 1e-6).astype(int), (rows[:, 0] - rows[:, 1])/np.log(2), []
+    octave, error, out = (
+        np.floor(rows[:, 1] / np.log(2) + 1e-6).astype(int),
+        (rows[:, 0] - rows[:, 1]) / np.log(2),
+        [],
+    )
     for k in np.unique(octave):
         here = octave == k
-        e = bootstrap(error[here], groups=None if places is None else np.asarray(places)[here], resamples=resamples)
-        out.append(OctaveBias(2.**k, int(here.sum()), e if e.n > 1 else replace(e, low=np.nan, high=np.nan)))
+        e = bootstrap(
+            error[here],
+            groups=None if places is None else np.asarray(places)[here],
+            resamples=resamples,
+        )
+        out.append(
+            OctaveBias(
+                2.0**k, int(here.sum()), e if e.n > 1 else replace(e, low=np.nan, high=np.nan)
+            )
+        )
     return out
 
 # %% ../nbs/07_5_readout.ipynb #gsd-result
 @dataclass(frozen=True)
 class GSDResult:
     "How a read-out did: `said` and `true` `(N,)` m/px, `doubt` `(N,)` or None, `numbers` by the names of `MEASURES`, `bias` by octave."
+
     said: np.ndarray
     true: np.ndarray
     doubt: np.ndarray | None
@@ -82,71 +117,112 @@ class GSDResult:
     bias: list[OctaveBias]
 
     @property
-    def rows(self) -> np.ndarray: return np.stack([np.log(self.said), np.log(self.true)], 1)
+    def rows(self) -> np.ndarray:
+        return np.stack([np.log(self.said), np.log(self.true)], 1)
+
     @property
     def errors(self) -> np.ndarray:
         "Of each image, in octaves, without sign."
-        return np.abs(np.log2(self.said/self.true))
+        return np.abs(np.log2(self.said / self.true))
 
 # %% ../nbs/07_5_readout.ipynb #score-gsd
-def score_gsd(said, true, doubt=None, places:Sequence|None=None, resamples:int=2000) -> GSDResult:
+def score_gsd(
+    said, true, doubt=None, places: Sequence | None = None, resamples: int = 2000
+) -> GSDResult:
     "Measures with 95 % intervals of answers `said` for `true` `(N,)` m/px; `doubt` `(N,)` of each, `places` `(N,)` are resampled whole."
     said, true = plain(said).reshape(-1), plain(true).reshape(-1)
-    if len(said) != len(true): raise ValueError(f"{len(said)} answers for {len(true)} images of known GSD")
-    if doubt is not None and len(doubt) != len(true): raise ValueError(f"{len(doubt)} doubts for {len(true)} images")
+    if len(said) != len(true):
+        raise ValueError(f'{len(said)} answers for {len(true)} images of known GSD')
+    if doubt is not None and len(doubt) != len(true):
+        raise ValueError(f'{len(doubt)} doubts for {len(true)} images')
     if (wrong := ~(said > 0)).any():
-        raise ValueError(f"{wrong.sum()} of {len(said)} answers are not positive (the first: {said[wrong][0]:g} m/px), as those of a head that is "
-                         "linear in metres may be; raise them to a floor first: np.maximum(answers, lowest)")
+        raise ValueError(
+            f'{wrong.sum()} of {len(said)} answers are not positive (the first: {said[wrong][0]:g} m/px), as those of a head that is '
+            'linear in metres may be; raise them to a floor first: np.maximum(answers, lowest)'
+        )
     rows, n = np.stack([log_gsd(said, 'answers'), log_gsd(true)], 1), len(true)
     drawn = resampled(lambda i: [f(rows[i]) for f, _ in MEASURES.values()], n, places, resamples)
     units = n if places is None else len(set(map(str, places)))
-    numbers = {name: estimate(float(f(rows)), column, units, unit) for (name, (f, unit)), column in zip(MEASURES.items(), drawn.T)}
-    numbers = {name: e for name, e in numbers.items() if np.isfinite(e.value)}          # R2 of one GSD only is none
-    return GSDResult(said, true, None if doubt is None else plain(doubt), None if places is None else list(places), numbers,
-                     octave_bias(rows, places, resamples))
+    numbers = {
+        name: estimate(float(f(rows)), column, units, unit)
+        for (name, (f, unit)), column in zip(MEASURES.items(), drawn.T)
+    }
+    numbers = {
+        name: e for name, e in numbers.items() if np.isfinite(e.value)
+    }  # R2 of one GSD only is none
+    return GSDResult(
+        said,
+        true,
+        None if doubt is None else plain(doubt),
+        None if places is None else list(places),
+        numbers,
+        octave_bias(rows, places, resamples),
+    )
 
 # %% ../nbs/07_5_readout.ipynb #gsd-difference
-def gsd_difference(a:GSDResult, b:GSDResult, measure:str='octaves') -> Estimate:
+def gsd_difference(a: GSDResult, b: GSDResult, measure: str = 'octaves') -> Estimate:
     "`measure` of `a` less that of `b`, with its paired 95 % interval; `ValueError` unless both are of the same images."
-    if measure not in MEASURES: raise ValueError(f"no measure {measure!r}; there are {', '.join(MEASURES)}")
-    if not np.array_equal(a.true, b.true) or a.places != b.places: raise ValueError("two read-outs are compared on the same images in the same order")
-    if measure not in a.numbers: raise ValueError(f"all images have {a.true[0]:g} m/px: {measure} needs more than one GSD")
+    if measure not in MEASURES:
+        raise ValueError(f'no measure {measure!r}; there are {", ".join(MEASURES)}')
+    if not np.array_equal(a.true, b.true) or a.places != b.places:
+        raise ValueError('two read-outs are compared on the same images in the same order')
+    if measure not in a.numbers:
+        raise ValueError(f'all images have {a.true[0]:g} m/px: {measure} needs more than one GSD')
     function, unit = MEASURES[measure]
     return difference(a.rows, b.rows, function, a.places, unit=unit)
 
 # %% ../nbs/07_5_readout.ipynb #checked
-def checked(tokens, gsd, groups:Sequence|None=None) -> tuple[np.ndarray, np.ndarray]:
+def checked(tokens, gsd, groups: Sequence | None = None) -> tuple[np.ndarray, np.ndarray]:
     "`(tokens (N, D), log GSD (N,))` as float64; `ValueError` if lengths differ, or something is not finite, or there is but one GSD."
     x, y = plain(tokens), log_gsd(gsd)
-    if x.ndim != 2: raise ValueError(f"tokens (N, D) are needed, got {x.shape}")
-    if len(x) != len(y): raise ValueError(f"{len(x)} tokens for {len(y)} GSDs")
-    if groups is not None and len(groups) != len(y): raise ValueError(f"{len(groups)} groups for {len(y)} images")
+    if x.ndim != 2:
+        raise ValueError(f'tokens (N, D) are needed, got {x.shape}')
+    if len(x) != len(y):
+        raise ValueError(f'{len(x)} tokens for {len(y)} GSDs')
+    if groups is not None and len(groups) != len(y):
+        raise ValueError(f'{len(groups)} groups for {len(y)} images')
     check_finite(x)
-    if np.ptp(y) < 1e-6: raise ValueError(f"all {len(y)} images have {np.exp(y[0]):.4g} m/px: from one GSD only no read-out can be fitted")
+    if np.ptp(y) < 1e-6:
+        raise ValueError(
+            f'all {len(y)} images have {np.exp(y[0]):.4g} m/px: from one GSD only no read-out can be fitted'
+        )
     return x, y
 
-def check_finite(tokens:np.ndarray) -> None:
+
+def check_finite(tokens: np.ndarray) -> None:
     "`ValueError` if any of `tokens` `(N, D)` is NaN or infinite."
     bad = np.flatnonzero(~np.isfinite(tokens).all(1))
-    if len(bad): raise ValueError(f"NaN or infinite features in {len(bad)} of {len(tokens)} images (the first: number {bad[0]})")
+    if len(bad):
+        raise ValueError(
+            f'NaN or infinite features in {len(bad)} of {len(tokens)} images (the first: number {bad[0]})'
+        )
 
 # %% ../nbs/07_5_readout.ipynb #fold-numbers
-def fold_numbers(n:int, folds:int=5, groups:Sequence|None=None, seed:int=0) -> np.ndarray:
+def fold_numbers(
+    n: int, folds: int = 5, groups: Sequence | None = None, seed: int = 0
+) -> np.ndarray:
     "The fold `(n,)` of each image, 0 to `folds` - 1; images of a group share one. `ValueError` with fewer images (or groups) than folds."
     from sklearn.model_selection import GroupKFold, KFold
+
     names = None if groups is None else [str(g) for g in groups]
     units, what = (n, 'images') if names is None else (len(set(names)), 'groups')
-    if folds < 2: raise ValueError(f"at least 2 folds are needed, got {folds}")
-    if units < folds: raise ValueError(f"{folds} folds for {units} {what}: each fold needs one; ask for fewer folds")
+    if folds < 2:
+        raise ValueError(f'at least 2 folds are needed, got {folds}')
+    if units < folds:
+        raise ValueError(
+            f'{folds} folds for {units} {what}: each fold needs one; ask for fewer folds'
+        )
     split = KFold(folds, shuffle=True, random_state=seed) if names is None else GroupKFold(folds)
     out = np.empty(n, dtype=int)
-    for k, (_, held) in enumerate(split.split(np.empty((n, 1)), groups=names)): out[held] = k
+    for k, (_, held) in enumerate(split.split(np.empty((n, 1)), groups=names)):
+        out[held] = k
     return out
 
 # %% ../nbs/07_5_readout.ipynb #readout
 @dataclass(frozen=True)
 class Readout:
     "log GSD = `tokens @ weight + bias`; ridge strength `alpha`, fitted on `n` images from `low` to `high` m/px."
+
     weight: np.ndarray
     bias: float
     alpha: float
@@ -157,74 +233,126 @@ class Readout:
     def predict(self, tokens) -> np.ndarray:
         "GSD `(N,)` in m/px for `tokens` `(N, D)`; `ValueError` for another width, or NaN."
         x = plain(tokens)
-        if x.ndim != 2 or x.shape[1] != len(self.weight): raise ValueError(f"tokens {x.shape} for a read-out of (N, {len(self.weight)})")
+        if x.ndim != 2 or x.shape[1] != len(self.weight):
+            raise ValueError(f'tokens {x.shape} for a read-out of (N, {len(self.weight)})')
         check_finite(x)
         return np.exp(x @ self.weight + self.bias)
 
 # %% ../nbs/07_5_readout.ipynb #fold-errors
 ALPHAS = tuple(np.logspace(-2, 5, 15))
 
-def fold_errors(x:np.ndarray, y:np.ndarray, fold:np.ndarray, alphas:Sequence=ALPHAS) -> np.ndarray:
+
+def fold_errors(
+    x: np.ndarray, y: np.ndarray, fold: np.ndarray, alphas: Sequence = ALPHAS
+) -> np.ndarray:
     "Mean squared error `(A,)` of ridge regressions of each strength on held-out folds: the mean over folds. One decomposition a fold serves all strengths."
     from sklearn.preprocessing import StandardScaler
+
     out = []
     for f in np.unique(fold):
         fit = fold != f
         scaler, mean = StandardScaler().fit(x[fit]), y[fit].mean()
         u, s, v = np.linalg.svd(scaler.transform(x[fit]), full_matrices=False)
-        shrunk = (s*(u.T @ (y[fit] - mean)))[:, None]/(np.square(s)[:, None] + np.asarray(alphas, dtype=float))
-        out.append(np.square(mean + scaler.transform(x[~fit]) @ v.T @ shrunk - y[~fit][:, None]).mean(0))
+        shrunk = (s * (u.T @ (y[fit] - mean)))[:, None] / (
+            np.square(s)[:, None] + np.asarray(alphas, dtype=float)
+        )
+        out.append(
+            np.square(mean + scaler.transform(x[~fit]) @ v.T @ shrunk - y[~fit][:, None]).mean(0)
+        )
     return np.mean(out, axis=0)
 
 # %% ../nbs/07_5_readout.ipynb #fit-readout
-def fit_readout(tokens,                      # (N, D)
-                gsd,                         # (N,) m/px of the pictures as the network saw them
-                alphas:Sequence=ALPHAS,      # strengths to choose from, for standardised tokens
-                folds:int=5, groups:Sequence|None=None, seed:int=0) -> Readout:
+def fit_readout(
+    tokens,  # (N, D)
+    gsd,  # (N,) m/px of the pictures as the network saw them
+    alphas: Sequence = ALPHAS,  # strengths to choose from, for standardised tokens
+    folds: int = 5,
+    groups: Sequence | None = None,
+    seed: int = 0,
+) -> Readout:
     "Ridge read-out of log GSD, its strength chosen by cross-validation (images of a group in one fold)."
     from sklearn.linear_model import Ridge
     from sklearn.preprocessing import StandardScaler
+
     x, y = checked(tokens, gsd, groups)
-    alpha = float(alphas[fold_errors(x, y, fold_numbers(len(y), folds, groups, seed), alphas).argmin()])
+    alpha = float(
+        alphas[fold_errors(x, y, fold_numbers(len(y), folds, groups, seed), alphas).argmin()]
+    )
     scaler = StandardScaler().fit(x)
     ridge = Ridge(alpha).fit(scaler.transform(x), y)
-    weight = ridge.coef_/scaler.scale_
-    return Readout(weight, float(ridge.intercept_ - weight @ scaler.mean_), alpha, len(y), *map(float, np.exp([y.min(), y.max()])))
+    weight = ridge.coef_ / scaler.scale_
+    return Readout(
+        weight,
+        float(ridge.intercept_ - weight @ scaler.mean_),
+        alpha,
+        len(y),
+        *map(float, np.exp([y.min(), y.max()])),
+    )
 
 # %% ../nbs/07_5_readout.ipynb #install-readout
 @torch.no_grad()
-def install_readout(model:SatViT, readout:Readout) -> SatViT:
+def install_readout(model: SatViT, readout: Readout) -> SatViT:
     "`model` itself, with `readout` of its GSD token as its head, so that `predict_gsd` answers by it; `ValueError` if it does not fit."
-    if not getattr(model.config, 'gsd_token', False): raise ValueError("this model has no GSD token, so there is nothing to install a read-out on")
-    if len(readout.weight) != model.embed_dim: raise ValueError(f"a read-out of {len(readout.weight)} numbers for tokens of {model.embed_dim}")
+    if not getattr(model.config, 'gsd_token', False):
+        raise ValueError(
+            'this model has no GSD token, so there is nothing to install a read-out on'
+        )
+    if len(readout.weight) != model.embed_dim:
+        raise ValueError(
+            f'a read-out of {len(readout.weight)} numbers for tokens of {model.embed_dim}'
+        )
     head = nn.Linear(model.embed_dim, 1).to(model.cls_token)
-    head.weight.copy_(torch.from_numpy(readout.weight)[None]); head.bias.fill_(readout.bias)
+    head.weight.copy_(torch.from_numpy(readout.weight)[None])
+    head.bias.fill_(readout.bias)
     model.gsd_head, model.config = head.requires_grad_(False), replace(model.config, gsd_log=True)
     return model
 
 # %% ../nbs/07_5_readout.ipynb #neighbour-doubt
-def neighbour_doubt(train_tokens, train_gsd, tokens, k:int=10) -> np.ndarray:
+def neighbour_doubt(train_tokens, train_gsd, tokens, k: int = 10) -> np.ndarray:
     "Standard deviation `(M,)`, in octaves, of the GSDs of the `k` of `train_tokens` `(N, D)` nearest by cosine to each of `tokens` `(M, D)`."
-    a, b, y = plain(train_tokens), plain(tokens), log_gsd(train_gsd)/np.log(2)
-    if len(a) != len(y): raise ValueError(f"{len(a)} tokens for {len(y)} GSDs")
-    if not 2 <= k <= len(y): raise ValueError(f"k = {k} neighbours of {len(y)} training images; 2 or more, and no more than there are")
-    for x in (a, b): check_finite(x)
-    a, b = (x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
-    near = np.concatenate([np.argpartition(-part @ a.T, k - 1, axis=1)[:, :k] for part in np.array_split(b, max(1, len(b)//1024))])
+    a, b, y = plain(train_tokens), plain(tokens), log_gsd(train_gsd) / np.log(2)
+    if len(a) != len(y):
+        raise ValueError(f'{len(a)} tokens for {len(y)} GSDs')
+    if not 2 <= k <= len(y):
+        raise ValueError(
+            f'k = {k} neighbours of {len(y)} training images; 2 or more, and no more than there are'
+        )
+    for x in (a, b):
+        check_finite(x)
+    a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12) for x in (a, b))
+    near = np.concatenate(
+        [
+            np.argpartition(-part @ a.T, k - 1, axis=1)[:, :k]
+            for part in np.array_split(b, max(1, len(b) // 1024))
+        ]
+    )
     return y[near].std(axis=1, ddof=1)
 
 # %% ../nbs/07_5_readout.ipynb #cross-predicted
 @dataclass(frozen=True)
 class Answers:
     "Out-of-fold answers `gsd` `(N,)` m/px, the `doubt` of each in octaves, and its `fold`."
+
     gsd: np.ndarray
     doubt: np.ndarray
     fold: np.ndarray
 
-def cross_predicted(tokens, gsd, groups:Sequence|None=None, folds:int=5, alphas:Sequence=ALPHAS, k:int=10, seed:int=0) -> Answers:
+
+def cross_predicted(
+    tokens,
+    gsd,
+    groups: Sequence | None = None,
+    folds: int = 5,
+    alphas: Sequence = ALPHAS,
+    k: int = 10,
+    seed: int = 0,
+) -> Answers:
     "Answers for all of `tokens` `(N, D)`, each by a read-out fitted without its fold; `k` neighbours tell the doubt."
     x, y = checked(tokens, gsd, groups)
-    fold, names = fold_numbers(len(y), folds, groups, seed), None if groups is None else np.asarray([str(g) for g in groups])
+    fold, names = (
+        fold_numbers(len(y), folds, groups, seed),
+        None if groups is None else np.asarray([str(g) for g in groups]),
+    )
     said, doubt = np.empty(len(y)), np.empty(len(y))
     for f in range(folds):
         fit, held, rest = fold != f, fold == f, None if names is None else names[fold != f]
@@ -234,145 +362,259 @@ def cross_predicted(tokens, gsd, groups:Sequence|None=None, folds:int=5, alphas:
     return Answers(said, doubt, fold)
 
 # %% ../nbs/07_5_readout.ipynb #radial-power
-def radial_power(grey:torch.Tensor) -> torch.Tensor:
+def radial_power(grey: torch.Tensor) -> torch.Tensor:
     "Log power `(B, S//2 - 2)` of pictures `(B, S, S)` of values 0 to 1, at 2, 3, ... S//2 - 1 cycles a side (Hann window, mean over directions)."
     size = grey.shape[-1]
     window = torch.hann_window(size, periodic=False, dtype=grey.dtype)
-    power = torch.fft.fft2((grey - grey.mean((1, 2), keepdim=True))*window*window[:, None]).abs().square().flatten(1)
-    f = torch.fft.fftfreq(size)*size
+    power = (
+        torch.fft.fft2((grey - grey.mean((1, 2), keepdim=True)) * window * window[:, None])
+        .abs()
+        .square()
+        .flatten(1)
+    )
+    f = torch.fft.fftfreq(size) * size
     ring = torch.hypot(f[:, None], f).round().long().flatten()
-    mean = torch.zeros(len(grey), int(ring.max()) + 1, dtype=power.dtype).index_add_(1, ring, power)/ring.bincount()
-    return (mean[:, 2:size//2] + 1e-6).log()                   # 1e-6: far below one grey level's power
+    mean = (
+        torch.zeros(len(grey), int(ring.max()) + 1, dtype=power.dtype).index_add_(1, ring, power)
+        / ring.bincount()
+    )
+    return (mean[:, 2 : size // 2] + 1e-6).log()  # 1e-6: far below one grey level's power
 
-def spectrum_line(power:torch.Tensor) -> torch.Tensor:
+
+def spectrum_line(power: torch.Tensor) -> torch.Tensor:
     "Slope and level `(B, 2)` of the line through log power `(B, F)` of `radial_power` against log frequency."
     f = torch.arange(2, power.shape[1] + 2, dtype=power.dtype).log()
     f = f - f.mean()
-    return torch.stack([(power*f).sum(1)/f.square().sum(), power.mean(1)], 1)
+    return torch.stack([(power * f).sum(1) / f.square().sum(), power.mean(1)], 1)
 
 # %% ../nbs/07_5_readout.ipynb #image-statistics
-def image_statistics(tiles:Tiles, size:int, batch_size:int=128, workers:int=0, spectrum:bool=False) -> torch.Tensor:
+def image_statistics(
+    tiles: Tiles, size: int, batch_size: int = 128, workers: int = 0, spectrum: bool = False
+) -> torch.Tensor:
     "`(N, 3)`: slope and level of the spectrum and log contrast of each tile, grey, at `size` px; with `spectrum` the whole of it, `(N, S//2 - 1)`."
-    if size < 16: raise ValueError(f"{size} pixels a side are too few for a spectrum; 16 or more")
+    if size < 16:
+        raise ValueError(f'{size} pixels a side are too few for a spectrum; 16 or more')
     out = []
     for batch in DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers):
         grey = centre_view(batch, size)[0].mean(1)
         power = radial_power(grey)
-        out.append(torch.cat([power if spectrum else spectrum_line(power), grey.std((1, 2)).clamp_min(1e-3).log()[:, None]], 1))
+        out.append(
+            torch.cat(
+                [
+                    power if spectrum else spectrum_line(power),
+                    grey.std((1, 2)).clamp_min(1e-3).log()[:, None],
+                ],
+                1,
+            )
+        )
     return torch.cat(out)
 
 # %% ../nbs/07_5_readout.ipynb #readout-inputs
 def readout_inputs(features, statistics=None) -> dict[str, np.ndarray]:
     "What a read-out can be fitted on, by name: the tokens of `features` that are there, and image `statistics` `(N, K)`."
-    found = {'image statistics': statistics, 'CLS token': features.cls, 'mean of patches': getattr(features, 'patch_mean', None),
-             'GSD token': getattr(features, 'gsd_token', None)}
+    found = {
+        'image statistics': statistics,
+        'CLS token': features.cls,
+        'mean of patches': getattr(features, 'patch_mean', None),
+        'GSD token': getattr(features, 'gsd_token', None),
+    }
     return {name: plain(x) for name, x in found.items() if x is not None}
 
 # %% ../nbs/07_5_readout.ipynb #means
 def means(gsd) -> dict[str, float]:
     "The two constant answers, in m/px."
-    return {'always the mean (geometric)': float(np.exp(log_gsd(gsd).mean())), 'always the mean (arithmetic)': float(plain(gsd).mean())}
+    return {
+        'always the mean (geometric)': float(np.exp(log_gsd(gsd).mean())),
+        'always the mean (arithmetic)': float(plain(gsd).mean()),
+    }
 
 # %% ../nbs/07_5_readout.ipynb #known-gsd
-def known_gsd(features, what:str) -> None:
+def known_gsd(features, what: str) -> None:
     "`ValueError` that names a file if any of `features` has no known GSD."
     unknown = [p for p, g in zip(features.paths, plain(features.gsd)) if not g > 0]
-    if unknown: raise ValueError(f"{unknown[0]}: no known GSD, as {len(unknown) - 1} others of {len(features.paths)} {what} images; leave them out")
+    if unknown:
+        raise ValueError(
+            f'{unknown[0]}: no known GSD, as {len(unknown) - 1} others of {len(features.paths)} {what} images; leave them out'
+        )
+
 
 def positive(said, train_gsd) -> np.ndarray:
     "Answers in m/px, those below half the finest training GSD set to that: a head linear in metres can fall below zero."
-    return np.maximum(plain(said), plain(train_gsd).min()/2)
+    return np.maximum(plain(said), plain(train_gsd).min() / 2)
 
 # %% ../nbs/07_5_readout.ipynb #compare-readouts
 HEAD = "the model's own head"
 
-def compare_readouts(train, test,                                  # features, as `extract_features` gives them
-                     train_statistics=None, test_statistics=None,  # (N, K) of `image_statistics`, or None
-                     places:Sequence|None=None, test_places:Sequence|None=None, folds:int=5, k:int=10, resamples:int=2000) -> dict[str, GSDResult]:
+
+def compare_readouts(
+    train,
+    test,  # features, as `extract_features` gives them
+    train_statistics=None,
+    test_statistics=None,  # (N, K) of `image_statistics`, or None
+    places: Sequence | None = None,
+    test_places: Sequence | None = None,
+    folds: int = 5,
+    k: int = 10,
+    resamples: int = 2000,
+) -> dict[str, GSDResult]:
     "Results on `test` of read-outs fitted on `train`, of constant answers, and of the model's own head where there is one; each with its doubt."
-    for f, what in ((train, 'training'), (test, 'test')): known_gsd(f, what)
-    if (train_statistics is None) != (test_statistics is None): raise ValueError("image statistics are needed of both, train and test, or of neither")
+    for f, what in ((train, 'training'), (test, 'test')):
+        known_gsd(f, what)
+    if (train_statistics is None) != (test_statistics is None):
+        raise ValueError('image statistics are needed of both, train and test, or of neither')
     score = lambda said, doubt=None: score_gsd(said, test.gsd, doubt, test_places, resamples)
     out = {name: score(np.full(len(test.gsd), value)) for name, value in means(train.gsd).items()}
     a, b = readout_inputs(train, train_statistics), readout_inputs(test, test_statistics)
     for name, x in a.items():
         readout = fit_readout(x, train.gsd, folds=folds, groups=places)
         out[name] = score(readout.predict(b[name]), neighbour_doubt(x, train.gsd, b[name], k))
-    if test.gsd_estimate is not None: out[HEAD] = score(positive(test.gsd_estimate, train.gsd), out['GSD token'].doubt if 'GSD token' in out else None)
+    if test.gsd_estimate is not None:
+        out[HEAD] = score(
+            positive(test.gsd_estimate, train.gsd),
+            out['GSD token'].doubt if 'GSD token' in out else None,
+        )
     return out
 
 # %% ../nbs/07_5_readout.ipynb #cross-compare
-def cross_compare(inputs:dict, gsd, places:Sequence|None=None, folds:int=5, k:int=10, resamples:int=2000, head=None) -> dict[str, GSDResult]:
+def cross_compare(
+    inputs: dict,
+    gsd,
+    places: Sequence | None = None,
+    folds: int = 5,
+    k: int = 10,
+    resamples: int = 2000,
+    head=None,
+) -> dict[str, GSDResult]:
     "The same for one data set without a split, from `inputs` (name: `(N, D)`), out of fold; `head`: a model's own answers `(N,)`, or None."
     fold, log = fold_numbers(len(plain(gsd)), folds, places), log_gsd(gsd)
     constant = [means(np.exp(log[fold != f])) for f in range(folds)]
-    out = {name: score_gsd([constant[f][name] for f in fold], gsd, None, places, resamples) for name in constant[0]}
+    out = {
+        name: score_gsd([constant[f][name] for f in fold], gsd, None, places, resamples)
+        for name in constant[0]
+    }
     for name, x in inputs.items():
         answers = cross_predicted(x, gsd, places, folds, k=k)
         out[name] = score_gsd(answers.gsd, gsd, answers.doubt, places, resamples)
-    if head is not None: out[HEAD] = score_gsd(positive(head, gsd), gsd, out['GSD token'].doubt if 'GSD token' in out else None, places, resamples)
+    if head is not None:
+        out[HEAD] = score_gsd(
+            positive(head, gsd),
+            gsd,
+            out['GSD token'].doubt if 'GSD token' in out else None,
+            places,
+            resamples,
+        )
     return out
 
 # %% ../nbs/07_5_readout.ipynb #readout-table
-def readout_table(results:dict[str, GSDResult]) -> str:
+def readout_table(results: dict[str, GSDResult]) -> str:
     "Markdown table of results by name: a row for each read-out, a column for each measure."
     number = lambda e: '(one GSD only)' if e is None else str(e).split(', n =')[0] + ')'
     n = next(iter(results.values()))
-    places = '' if n.places is None else f", {len(set(map(str, n.places)))} places"
-    rows = [f"| {name} | {' | '.join(number(r.numbers.get(m)) for m in MEASURES)} |" for name, r in results.items()]
-    return '\n'.join([f"| {len(n.true)} images{places} | {' | '.join(MEASURES)} |", '|---'*(len(MEASURES) + 1) + '|', *rows])
+    places = '' if n.places is None else f', {len(set(map(str, n.places)))} places'
+    rows = [
+        f'| {name} | {" | ".join(number(r.numbers.get(m)) for m in MEASURES)} |'
+        for name, r in results.items()
+    ]
+    return '\n'.join(
+        [
+            f'| {len(n.true)} images{places} | {" | ".join(MEASURES)} |',
+            '|---' * (len(MEASURES) + 1) + '|',
+            *rows,
+        ]
+    )
 
-def bias_table(results:dict[str, GSDResult]) -> str:
+
+def bias_table(results: dict[str, GSDResult]) -> str:
     "Markdown table of the bias in octaves by octave of true GSD: a row for each octave, a column for each read-out."
     octaves = zip(*(r.bias for r in results.values()))
-    number = lambda e: f"{e.value:+.2f} " + (f"({e.low:+.2f} to {e.high:+.2f})" if e.n > 1 else '(single)')
-    rows = [f"| {b[0].low:g} to {2*b[0].low:g} | {b[0].images} | {' | '.join(number(o.bias) for o in b)} |" for b in octaves]
-    return '\n'.join([f"| true GSD, m/px | images | {' | '.join(results)} |", '|---'*(len(results) + 2) + '|', *rows])
+    number = lambda e: (
+        f'{e.value:+.2f} ' + (f'({e.low:+.2f} to {e.high:+.2f})' if e.n > 1 else '(single)')
+    )
+    rows = [
+        f'| {b[0].low:g} to {2 * b[0].low:g} | {b[0].images} | {" | ".join(number(o.bias) for o in b)} |'
+        for b in octaves
+    ]
+    return '\n'.join(
+        [
+            f'| true GSD, m/px | images | {" | ".join(results)} |',
+            '|---' * (len(results) + 2) + '|',
+            *rows,
+        ]
+    )
 
 # %% ../nbs/07_5_readout.ipynb #readout-record
-def readout_record(results:dict[str, GSDResult]) -> dict:
+def readout_record(results: dict[str, GSDResult]) -> dict:
     "Numbers and bias of each result with their intervals, as plain dictionaries and lists (six digits; None where there is no interval)."
-    value = lambda e: {k: None if v != v else float(f'{v:.6g}') if isinstance(v, float) else v for k, v in vars(e).items()}
-    return {name: dict(numbers={m: value(e) for m, e in r.numbers.items()}, bias=[dict(low=b.low, images=b.images, bias=value(b.bias)) for b in r.bias])
-            for name, r in results.items()}
+    value = lambda e: {
+        k: None if v != v else float(f'{v:.6g}') if isinstance(v, float) else v
+        for k, v in vars(e).items()
+    }
+    return {
+        name: dict(
+            numbers={m: value(e) for m, e in r.numbers.items()},
+            bias=[dict(low=b.low, images=b.images, bias=value(b.bias)) for b in r.bias],
+        )
+        for name, r in results.items()
+    }
 
 # %% ../nbs/07_5_readout.ipynb #show-gsd
-def show_gsd(ax, result:GSDResult, title:str='', ends:tuple|None=None) -> None:
+def show_gsd(ax, result: GSDResult, title: str = '', ends: tuple | None = None) -> None:
     "Draw answers against truth on `ax`, both in m/px on log scales with a grid of octaves, from `ends[0]` to `ends[1]` or as far as they go."
     low, high = ends or (f(*(f(v) for v in (result.said, result.true))) for f in (min, max))
-    ticks = 2.**np.arange(np.floor(np.log2(low)), np.ceil(np.log2(high)) + 1)
+    ticks = 2.0 ** np.arange(np.floor(np.log2(low)), np.ceil(np.log2(high)) + 1)
     ends = np.array([ticks[0], ticks[-1]])
-    for times, style in ((1, dict(c='k', ls=':')), (2, dict(c='.6', lw=0.8)), (0.5, dict(c='.6', lw=0.8))): ax.plot(ends, times*ends, **style)
+    for times, style in (
+        (1, dict(c='k', ls=':')),
+        (2, dict(c='.6', lw=0.8)),
+        (0.5, dict(c='.6', lw=0.8)),
+    ):
+        ax.plot(ends, times * ends, **style)
     ax.scatter(result.true, result.said, s=10, alpha=0.7, zorder=3)
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale('log', base=2)
-        axis.set_ticks(ticks, [f"{t:g}" for t in ticks])
-    ax.grid(c='.9'); ax.minorticks_off()
-    ax.set(xlim=ends, ylim=ends, aspect='equal', xlabel='true GSD (m/px)', ylabel='answer (m/px)', title=title)
+        axis.set_ticks(ticks, [f'{t:g}' for t in ticks])
+    ax.grid(c='.9')
+    ax.minorticks_off()
+    ax.set(
+        xlim=ends,
+        ylim=ends,
+        aspect='equal',
+        xlabel='true GSD (m/px)',
+        ylabel='answer (m/px)',
+        title=title,
+    )
 
 # %% ../nbs/07_5_readout.ipynb #show-bias
-def show_bias(ax, results:dict[str, GSDResult]) -> None:
+def show_bias(ax, results: dict[str, GSDResult]) -> None:
     "Draw the bias by octave of true GSD of each of `results` on `ax`, with intervals."
     for k, (name, r) in enumerate(results.items()):
-        x, e = np.log2([b.low for b in r.bias]) + 0.5 + 0.12*(k - (len(results) - 1)/2), [b.bias for b in r.bias]
+        x, e = (
+            np.log2([b.low for b in r.bias]) + 0.5 + 0.12 * (k - (len(results) - 1) / 2),
+            [b.bias for b in r.bias],
+        )
         bars = np.nan_to_num([[v.value - v.low for v in e], [v.high - v.value for v in e]])
         ax.errorbar(x, [v.value for v in e], yerr=bars, fmt='o', ms=4, capsize=3, label=name)
     ticks = [b.low for b in r.bias]
     ax.axhline(0, c='k', ls=':')
-    ax.set_xticks(np.log2(ticks) + 0.5, [f"{t:g} to {2*t:g}\n(n = {b.images})" for t, b in zip(ticks, r.bias)])
-    ax.set(xlabel='true GSD (m/px)', ylabel='bias (octaves)'); ax.legend(fontsize=8)
+    ax.set_xticks(
+        np.log2(ticks) + 0.5,
+        [f'{t:g} to {2 * t:g}\n(n = {b.images})' for t, b in zip(ticks, r.bias)],
+    )
+    ax.set(xlabel='true GSD (m/px)', ylabel='bias (octaves)')
+    ax.legend(fontsize=8)
 
 # %% ../nbs/07_5_readout.ipynb #risk-curve
-def risk_curve(error:np.ndarray, doubt:np.ndarray) -> np.ndarray:
+def risk_curve(error: np.ndarray, doubt: np.ndarray) -> np.ndarray:
     "Mean error `(N,)` of the 1, 2, ... N images of least doubt; those of equal doubt count with their mean error."
     _, tie, count = np.unique(doubt, return_inverse=True, return_counts=True)
-    error = (np.bincount(tie, error)/count)[np.sort(tie)]
-    return error.cumsum()/np.arange(1, len(error) + 1)
+    error = (np.bincount(tie, error) / count)[np.sort(tie)]
+    return error.cumsum() / np.arange(1, len(error) + 1)
 
 # %% ../nbs/07_5_readout.ipynb #risk-coverage
 @dataclass(frozen=True)
 class RiskCoverage:
     "`risk` and `best` possible risk `(N,)` at each `coverage` `(N,)`; the `area` under the first; `gain`: mean error (random order) less that area."
+
     coverage: np.ndarray
     risk: np.ndarray
     best: np.ndarray
@@ -380,20 +622,44 @@ class RiskCoverage:
     gain: Estimate
 
 # %% ../nbs/07_5_readout.ipynb #risk-coverage-of
-def risk_coverage(error, doubt, places:Sequence|None=None, resamples:int=2000) -> RiskCoverage:
+def risk_coverage(
+    error, doubt, places: Sequence | None = None, resamples: int = 2000
+) -> RiskCoverage:
     "What answering in the order of `doubt` `(N,)` does to the mean `error` `(N,)`; abstaining helps where `gain` is above 0 with its interval."
     rows = np.stack([plain(error), plain(doubt)], 1) if len(error) == len(doubt) else None
-    if rows is None or not len(rows): raise ValueError(f"{len(doubt)} doubts for {len(error)} errors; one for each of some images is needed")
-    if not np.isfinite(rows).all(): raise ValueError("NaN or infinite errors or doubts")
+    if rows is None or not len(rows):
+        raise ValueError(
+            f'{len(doubt)} doubts for {len(error)} errors; one for each of some images is needed'
+        )
+    if not np.isfinite(rows).all():
+        raise ValueError('NaN or infinite errors or doubts')
     area = lambda r: risk_curve(*r.T).mean()
-    areas = [bootstrap(rows, f, places, resamples) for f in (area, lambda r: r[:, 0].mean() - area(r))]
-    return RiskCoverage(np.arange(1, len(rows) + 1)/len(rows), risk_curve(*rows.T), risk_curve(rows[:, 0], rows[:, 0]), *areas)
+    areas = [
+        bootstrap(rows, f, places, resamples) for f in (area, lambda r: r[:, 0].mean() - area(r))
+    ]
+    return RiskCoverage(
+        np.arange(1, len(rows) + 1) / len(rows),
+        risk_curve(*rows.T),
+        risk_curve(rows[:, 0], rows[:, 0]),
+        *areas,
+    )
 
 # %% ../nbs/07_5_readout.ipynb #show-risk
-def show_risk(ax, rc:RiskCoverage, title:str='') -> None:
+def show_risk(ax, rc: RiskCoverage, title: str = '') -> None:
     "Draw risk over coverage on `ax`, between the best possible order and random order."
-    ax.plot(100*rc.coverage, rc.risk, label=f"by doubt: area {rc.area.value:.2f}")
-    ax.plot(100*rc.coverage, rc.best, c='C2', ls='--', label=f"best possible order: {rc.best.mean():.2f}")
-    ax.axhline(rc.risk[-1], c='.5', ls=':', label=f"random order: {rc.risk[-1]:.2f}")
-    ax.set(xlabel='coverage (% of images answered)', ylabel='mean error (octaves)', ylim=(0, 1.6*max(rc.risk[-1], rc.risk.max())), title=title)
+    ax.plot(100 * rc.coverage, rc.risk, label=f'by doubt: area {rc.area.value:.2f}')
+    ax.plot(
+        100 * rc.coverage,
+        rc.best,
+        c='C2',
+        ls='--',
+        label=f'best possible order: {rc.best.mean():.2f}',
+    )
+    ax.axhline(rc.risk[-1], c='.5', ls=':', label=f'random order: {rc.risk[-1]:.2f}')
+    ax.set(
+        xlabel='coverage (% of images answered)',
+        ylabel='mean error (octaves)',
+        ylim=(0, 1.6 * max(rc.risk[-1], rc.risk.max())),
+        title=title,
+    )
     ax.legend(fontsize=8, loc='upper right')

@@ -7,31 +7,54 @@ __all__ = ['MASK_CLASSES', 'MASK_COLOURS', 'LAND_USES', 'AMBIGUOUS', 'PLACES', '
            'render', 'somewhere', 'scene', 'to_pil', 'SceneDataset', 'sample_rows', 'write_samples']
 
 # %% ../nbs/01_scenes.ipynb #imports
-import csv, json, math, os, zlib
+import csv
+import json
+import math
+import os
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+
 from .gsd import check_gsd
 
 # %% ../nbs/01_scenes.ipynb #mask-classes
 MASK_CLASSES = ('bare', 'grass', 'crop', 'tree', 'water', 'paved', 'building', 'vehicle')
-MASK_COLOURS = ((196, 170, 130), (146, 186, 98), (222, 202, 92), (44, 98, 52), (62, 122, 182), (122, 122, 128), (204, 92, 72),
-    (240, 240, 240))
+MASK_COLOURS = (
+    (196, 170, 130),
+    (146, 186, 98),
+    (222, 202, 92),
+    (44, 98, 52),
+    (62, 122, 182),
+    (122, 122, 128),
+    (204, 92, 72),
+    (240, 240, 240),
+)
 
 # %% ../nbs/01_scenes.ipynb #materials
-MATERIALS = { # name: (mask class, strength of texture below 3 m, 3 to 40 m, above 40 m, of ripples)
-    'soil':     ('bare', .11, .08, .06, 0),      'sand':    ('bare', .06, .05, .04, .03),
-    'dune':     ('bare', .05, .05, .05, .10),    'fractal': ('bare', 0, 0, 0, .07),
-    'grass':    ('grass', .13, .065, .07, 0),    'turf':    ('grass', .08, .045, .03, 0),
-    'crop':     ('crop', .10, .04, .05, 0),      'tree':    ('tree', .24, .11, .12, 0),
-    'water':    ('water', .02, .02, .05, .025),  'sea':     ('water', .07, .04, .06, .13),
-    'asphalt':  ('paved', .06, .035, .02, 0),    'concrete': ('paved', .05, .04, .02, 0),
-    'marking':  ('paved', .04, .03, .0, 0),      'roof':    ('building', .04, .015, .0, 0),
-    'panel':    ('building', .03, .02, .0, 0),   'vehicle': ('vehicle', .03, 0, 0, 0)}
+MATERIALS = {  # name: (mask class, strength of texture below 3 m, 3 to 40 m, above 40 m, of ripples)
+    'soil': ('bare', 0.11, 0.08, 0.06, 0),
+    'sand': ('bare', 0.06, 0.05, 0.04, 0.03),
+    'dune': ('bare', 0.05, 0.05, 0.05, 0.10),
+    'fractal': ('bare', 0, 0, 0, 0.07),
+    'grass': ('grass', 0.13, 0.065, 0.07, 0),
+    'turf': ('grass', 0.08, 0.045, 0.03, 0),
+    'crop': ('crop', 0.10, 0.04, 0.05, 0),
+    'tree': ('tree', 0.24, 0.11, 0.12, 0),
+    'water': ('water', 0.02, 0.02, 0.05, 0.025),
+    'sea': ('water', 0.07, 0.04, 0.06, 0.13),
+    'asphalt': ('paved', 0.06, 0.035, 0.02, 0),
+    'concrete': ('paved', 0.05, 0.04, 0.02, 0),
+    'marking': ('paved', 0.04, 0.03, 0.0, 0),
+    'roof': ('building', 0.04, 0.015, 0.0, 0),
+    'panel': ('building', 0.03, 0.02, 0.0, 0),
+    'vehicle': ('vehicle', 0.03, 0, 0, 0),
+}
 CODE = {name: code for code, name in enumerate(MATERIALS)}
 CLASS_OF = np.array([MASK_CLASSES.index(row[0]) for row in MATERIALS.values()], dtype=np.uint8)
 
@@ -39,50 +62,65 @@ CLASS_OF = np.array([MASK_CLASSES.index(row[0]) for row in MATERIALS.values()], 
 @dataclass(frozen=True)
 class World:
     "An endless place in metres. Its layout lives in a local frame, turned by `angle` degrees against (south, east)."
+
     land_use: str
     seed: int
-    angle: float    # degrees
-    sun: tuple      # (south, east) metres of shadow per metre of height, in the local frame
-    tint: tuple     # gain of red, green, blue: light and haze
-    dry: float      # 0 lush, 1 parched
+    angle: float  # degrees
+    sun: tuple  # (south, east) metres of shadow per metre of height, in the local frame
+    tint: tuple  # gain of red, green, blue: light and haze
+    dry: float  # 0 lush, 1 parched
 
-def make_world(land_use:str, seed:int=0) -> World:
+
+def make_world(land_use: str, seed: int = 0) -> World:
     "The world number `seed` of a land use."
-    if land_use not in LAYOUTS: raise ValueError(f"land_use must be one of {tuple(LAYOUTS)}, got {land_use!r}")
+    if land_use not in LAYOUTS:
+        raise ValueError(f'land_use must be one of {tuple(LAYOUTS)}, got {land_use!r}')
     rng = make_rng('world', land_use, seed)
-    angle, bearing, length = rng.uniform(-40, 40), math.radians(rng.uniform(-70, 70)), rng.uniform(.55, 1.15)
-    turn = bearing - math.radians(angle)                                      # shadows fall towards the north
-    tint = rng.uniform(.93, 1.07)*np.array([1 + rng.uniform(-.03, .04), 1, 1 + rng.uniform(-.05, .04)])
-    sun = (-length*math.cos(turn), length*math.sin(turn))
+    angle, bearing, length = (
+        rng.uniform(-40, 40),
+        math.radians(rng.uniform(-70, 70)),
+        rng.uniform(0.55, 1.15),
+    )
+    turn = bearing - math.radians(angle)  # shadows fall towards the north
+    tint = rng.uniform(0.93, 1.07) * np.array(
+        [1 + rng.uniform(-0.03, 0.04), 1, 1 + rng.uniform(-0.05, 0.04)]
+    )
+    sun = (-length * math.cos(turn), length * math.sin(turn))
     return World(land_use, int(seed), angle, sun, tuple(tint.tolist()), float(rng.beta(1.6, 2)))
 
 # %% ../nbs/01_scenes.ipynb #make-rng
 def make_rng(*keys) -> np.random.Generator:
     "A random generator seeded by any mixture of integers and strings, the same on every machine."
-    return np.random.default_rng([zlib.crc32(k.encode()) if isinstance(k, str) else int(k) & 0xffffffff for k in keys])
+    return np.random.default_rng(
+        [zlib.crc32(k.encode()) if isinstance(k, str) else int(k) & 0xFFFFFFFF for k in keys]
+    )
 
 # %% ../nbs/01_scenes.ipynb #batch
-PAINT, FLAT, SHADE = 0, 1, 2 # paint and light up; paint what lies on the ground; cast shade
+PAINT, FLAT, SHADE = 0, 1, 2  # paint and light up; paint what lies on the ground; cast shade
+
 
 class Batch(NamedTuple):
     "Polygons in metres, in painting order: points (N, P, 2) as (y, x), inks uint8 (N, 4) as (r, g, b, material), operations (N,)."
+
     points: np.ndarray
     inks: np.ndarray
     ops: np.ndarray
 
-def inks_of(colours, material:str) -> np.ndarray:
+
+def inks_of(colours, material: str) -> np.ndarray:
     "Inks uint8 `(N, 4)` from colours `(N, 3)`, 0..255."
     colours = np.asarray(colours, dtype=float)
     out = np.full((len(colours), 4), CODE[material], np.uint8)
     out[:, :3] = colours.clip(0, 255)
     return out
 
-def ink(rgb, material:str) -> tuple:
+
+def ink(rgb, material: str) -> tuple:
     "What one polygon is filled with: colour 0..255 and material code."
     return tuple(inks_of([rgb], material)[0].tolist())
 
 # %% ../nbs/01_scenes.ipynb #polygons
-def polygons(points, inks, op:int=FLAT) -> Batch:
+def polygons(points, inks, op: int = FLAT) -> Batch:
     "A batch of `(N, P, 2)` points (or one polygon, `(P, 2)`) with one ink or N; shade needs none."
     points = np.asarray(points, dtype=float)
     points = points[None] if points.ndim == 2 else points
@@ -90,148 +128,249 @@ def polygons(points, inks, op:int=FLAT) -> Batch:
     filled[:] = 0 if inks is None else inks
     return Batch(points, filled, np.full(len(points), op))
 
-SIDES = np.array([(-.5, -.5), (-.5, .5), (.5, .5), (.5, -.5)])
 
-def rects(y, x, h, w, degrees=0.) -> np.ndarray:
+SIDES = np.array([(-0.5, -0.5), (-0.5, 0.5), (0.5, 0.5), (0.5, -0.5)])
+
+
+def rects(y, x, h, w, degrees=0.0) -> np.ndarray:
     "Rectangles `(N, 4, 2)` about centres y, x of height h and width w metres, turned by degrees; arguments broadcast."
     y, x, h, w, a = [np.asarray(v, dtype=float).reshape(-1, 1) for v in (y, x, h, w, degrees)]
-    dy, dx = h*SIDES[:, 0], w*SIDES[:, 1]
-    if a.any(): c, s = np.cos(np.radians(a)), np.sin(np.radians(a)); dy, dx = c*dy + s*dx, c*dx - s*dy
+    dy, dx = h * SIDES[:, 0], w * SIDES[:, 1]
+    if a.any():
+        c, s = np.cos(np.radians(a)), np.sin(np.radians(a))
+        dy, dx = c * dy + s * dx, c * dx - s * dy
     dy, dx = y + dy, x + dx
     out = np.empty((len(dx) if len(dy) == 1 else len(dy), 4, 2))
     out[..., 0], out[..., 1] = dy, dx
     return out
 
 # %% ../nbs/01_scenes.ipynb #blobs
-def blobs(rng, y, x, radius, corners:int=12, rough:float=.2) -> np.ndarray:
+def blobs(rng, y, x, radius, corners: int = 12, rough: float = 0.2) -> np.ndarray:
     "Rounded polygons `(N, corners, 2)` about y, x, with the area of a circle of `radius` metres, wobbling by the fraction `rough`."
-    y, x, r = np.broadcast_arrays(*[np.atleast_1d(np.asarray(v, dtype=float)) for v in (y, x, radius)])
-    t, k = np.arange(corners)*2*np.pi/corners, np.arange(2, 5)
-    phase, size = rng.uniform(0, 2*np.pi, (len(r), 3)), rng.normal(0, 1, (len(r), 3))/k
-    wobble = (size*np.cos(phase)) @ np.cos(k[:, None]*t) - (size*np.sin(phase)) @ np.sin(k[:, None]*t)
-    round_off = math.sqrt(2*math.pi/(corners*math.sin(2*math.pi/corners)))    # as large as a circle, however few the corners
-    r = round_off*r[:, None]*(1 + rough*wobble.clip(-1.6, 1.6))
-    return np.stack([y[:, None] + r*np.sin(t), x[:, None] + r*np.cos(t)], -1)
+    y, x, r = np.broadcast_arrays(
+        *[np.atleast_1d(np.asarray(v, dtype=float)) for v in (y, x, radius)]
+    )
+    t, k = np.arange(corners) * 2 * np.pi / corners, np.arange(2, 5)
+    phase, size = rng.uniform(0, 2 * np.pi, (len(r), 3)), rng.normal(0, 1, (len(r), 3)) / k
+    wobble = (size * np.cos(phase)) @ np.cos(k[:, None] * t) - (size * np.sin(phase)) @ np.sin(
+        k[:, None] * t
+    )
+    round_off = math.sqrt(
+        2 * math.pi / (corners * math.sin(2 * math.pi / corners))
+    )  # as large as a circle, however few the corners
+    r = round_off * r[:, None] * (1 + rough * wobble.clip(-1.6, 1.6))
+    return np.stack([y[:, None] + r * np.sin(t), x[:, None] + r * np.cos(t)], -1)
+
 
 def strips(p, q, width) -> np.ndarray:
     "Strips `(N, 4, 2)` of `width` metres from points p to points q, each `(N, 2)`."
     p, q = np.atleast_2d(np.asarray(p, dtype=float)), np.atleast_2d(np.asarray(q, dtype=float))
     d = q - p
-    n = np.stack([-d[:, 1], d[:, 0]], -1)/np.maximum(np.hypot(*d.T), 1e-9)[:, None]*np.reshape(width, (-1, 1))/2
+    n = (
+        np.stack([-d[:, 1], d[:, 0]], -1)
+        / np.maximum(np.hypot(*d.T), 1e-9)[:, None]
+        * np.reshape(width, (-1, 1))
+        / 2
+    )
     return np.stack([p + n, q + n, q - n, p - n], 1)
 
-def following(points:np.ndarray) -> np.ndarray: return np.concatenate([points[:, 1:], points[:, :1]], 1)
-def previous(points:np.ndarray) -> np.ndarray: return np.concatenate([points[:, -1:], points[:, :-1]], 1)
+
+def following(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points[:, 1:], points[:, :1]], 1)
+
+
+def previous(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points[:, -1:], points[:, :-1]], 1)
 
 # %% ../nbs/01_scenes.ipynb #area
-def area(points:np.ndarray) -> np.ndarray:
+def area(points: np.ndarray) -> np.ndarray:
     "Area of each polygon of `(N, P, 2)`."
     y, x = points[..., 0], points[..., 1]
-    return abs((y*following(x) - x*following(y)).sum(1))/2
+    return abs((y * following(x) - x * following(y)).sum(1)) / 2
 
-def area_sign(points:np.ndarray) -> np.ndarray:
+
+def area_sign(points: np.ndarray) -> np.ndarray:
     "+1 or -1 per polygon of `(N, P, 2)`: which way round it runs."
     y, x = points[..., 0], points[..., 1]
-    return np.sign((y*following(x) - x*following(y)).sum(1) + 1e-12)
+    return np.sign((y * following(x) - x * following(y)).sum(1) + 1e-12)
 
 # %% ../nbs/01_scenes.ipynb #cast
-def cast(points:np.ndarray, height, sun) -> np.ndarray:
+def cast(points: np.ndarray, height, sun) -> np.ndarray:
     "Shadows `(N, 2P, 2)` of upright convex prisms on `points` `(N, P, 2)`, `height` metres tall."
-    offset = np.atleast_1d(height).astype(float)[:, None]*np.asarray(sun)
+    offset = np.atleast_1d(height).astype(float)[:, None] * np.asarray(sun)
     edge = following(points) - points
-    away = (edge[..., 0]*offset[:, None, 1] - edge[..., 1]*offset[:, None, 0])*area_sign(points)[:, None] < 0
-    far = np.stack([previous(away), away], -1).reshape(len(points), 2*points.shape[1])  # which corners move with the shadow
-    return np.repeat(points, 2, 1) + far[..., None]*offset[:, None]
+    away = (edge[..., 0] * offset[:, None, 1] - edge[..., 1] * offset[:, None, 0]) * area_sign(
+        points
+    )[:, None] < 0
+    far = np.stack([previous(away), away], -1).reshape(
+        len(points), 2 * points.shape[1]
+    )  # which corners move with the shadow
+    return np.repeat(points, 2, 1) + far[..., None] * offset[:, None]
 
-def raised(points:np.ndarray, height, inks, sun) -> list:
+
+def raised(points: np.ndarray, height, inks, sun) -> list:
     "Batches for blocks with flat roofs: their shadows, then their roofs."
     return [polygons(cast(points, height, sun), None, SHADE), polygons(points, inks, PAINT)]
 
 # %% ../nbs/01_scenes.ipynb #shade-of
-def shade_of(rgb, gain) -> np.ndarray: return np.asarray(rgb, dtype=float)*gain
+def shade_of(rgb, gain) -> np.ndarray:
+    return np.asarray(rgb, dtype=float) * gain
+
 
 def gables(y, x, h, w, degrees, height, colours, sun) -> list:
     "Batches for N gabled houses: shadow, two roof planes lit by the sun; the ridge runs along the width w."
     base = rects(y, x, h, w, degrees)
-    ridge = (base[:, [0, 1]] + base[:, [3, 2]])/2
-    ridge = ridge + .06*(ridge[:, ::-1] - ridge)                              # a trace of a hip
-    halves = np.stack([np.stack([base[:, 0], base[:, 1], ridge[:, 1], ridge[:, 0]], 1),
-                       np.stack([base[:, 3], base[:, 2], ridge[:, 1], ridge[:, 0]], 1)], 1)
-    facing = halves.mean(2) - base.mean(1)[:, None]                           # plane 0 looks one way, plane 1 the other
-    light = -(facing @ np.asarray(sun))/np.maximum(np.linalg.norm(facing, axis=-1), 1e-9)
-    inks = inks_of((np.asarray(colours)[:, None]*(1 + .22*light[..., None])).reshape(-1, 3), 'roof')
-    return [polygons(cast(base, height, sun), None, SHADE), polygons(base, inks_of(colours, 'roof'), PAINT),
-            polygons(halves.reshape(-1, 4, 2), inks)]
+    ridge = (base[:, [0, 1]] + base[:, [3, 2]]) / 2
+    ridge = ridge + 0.06 * (ridge[:, ::-1] - ridge)  # a trace of a hip
+    halves = np.stack(
+        [
+            np.stack([base[:, 0], base[:, 1], ridge[:, 1], ridge[:, 0]], 1),
+            np.stack([base[:, 3], base[:, 2], ridge[:, 1], ridge[:, 0]], 1),
+        ],
+        1,
+    )
+    facing = halves.mean(2) - base.mean(1)[:, None]  # plane 0 looks one way, plane 1 the other
+    light = -(facing @ np.asarray(sun)) / np.maximum(np.linalg.norm(facing, axis=-1), 1e-9)
+    inks = inks_of(
+        (np.asarray(colours)[:, None] * (1 + 0.22 * light[..., None])).reshape(-1, 3), 'roof'
+    )
+    return [
+        polygons(cast(base, height, sun), None, SHADE),
+        polygons(base, inks_of(colours, 'roof'), PAINT),
+        polygons(halves.reshape(-1, 4, 2), inks),
+    ]
 
 # %% ../nbs/01_scenes.ipynb #tree-colours
-def tree_colours(rng, n:int, dry:float, conifer:float, tone) -> np.ndarray:
+def tree_colours(rng, n: int, dry: float, conifer: float, tone) -> np.ndarray:
     "Colours `(n, 3)` of tree crowns, a share of them conifers; `tone` overrides what the climate says."
     mix = rng.uniform(0, 1, (n, 1))
-    base = np.asarray(tone if tone is not None else (78 + 28*dry, 96 + 6*dry, 54 + 12*dry))
-    base = base*(.82 + .36*mix) + np.array([10, 3, -2])*rng.normal(0, 1, (n, 1))
-    return np.where(rng.random((n, 1)) < conifer, np.array([52, 70, 52])*(.85 + .3*mix), base)
+    base = np.asarray(tone if tone is not None else (78 + 28 * dry, 96 + 6 * dry, 54 + 12 * dry))
+    base = base * (0.82 + 0.36 * mix) + np.array([10, 3, -2]) * rng.normal(0, 1, (n, 1))
+    return np.where(rng.random((n, 1)) < conifer, np.array([52, 70, 52]) * (0.85 + 0.3 * mix), base)
 
-def trees(rng, y, x, radius, sun, dry:float=.3, conifer:float=.15, tone=None, fine:int=2) -> Batch:
+
+def trees(
+    rng, y, x, radius, sun, dry: float = 0.3, conifer: float = 0.15, tone=None, fine: int = 2
+) -> Batch:
     "Crowns of `radius` metres: shadow, dark crown, lighter lobes towards the sun (two if `fine` is 2); far ones are painted first."
     y, x, r = [np.atleast_1d(v) for v in np.broadcast_arrays(y, x, np.asarray(radius, dtype=float))]
-    order = np.argsort(-(y*sun[0] + x*sun[1]))
+    order = np.argsort(-(y * sun[0] + x * sun[1]))
     at, r = np.stack([y, x], -1)[order], r[order, None]
-    sun, to_sun = np.asarray(sun), -np.asarray(sun)/np.hypot(*sun)
-    rough = blobs(rng, 0*r[:, 0], 0*r[:, 0], r[:, 0], 9, .22)
-    layers = [(1.1*r*sun, .96, 0.), (0*r*sun, 1., .76), (.16*r*to_sun, .76, 1.06), (.3*r*to_sun, .42, 1.28)]
-    if fine < 2: layers[2:] = [(.2*r*to_sun, .76, 1.13)]                      # as light as its two lobes together
-    points = np.stack([(at + move)[:, None] + size*rough for move, size, _ in layers], 1).reshape(-1, *rough.shape[1:])
+    sun, to_sun = np.asarray(sun), -np.asarray(sun) / np.hypot(*sun)
+    rough = blobs(rng, 0 * r[:, 0], 0 * r[:, 0], r[:, 0], 9, 0.22)
+    layers = [
+        (1.1 * r * sun, 0.96, 0.0),
+        (0 * r * sun, 1.0, 0.76),
+        (0.16 * r * to_sun, 0.76, 1.06),
+        (0.3 * r * to_sun, 0.42, 1.28),
+    ]
+    if fine < 2:
+        layers[2:] = [(0.2 * r * to_sun, 0.76, 1.13)]  # as light as its two lobes together
+    points = np.stack([(at + move)[:, None] + size * rough for move, size, _ in layers], 1).reshape(
+        -1, *rough.shape[1:]
+    )
     gains = np.array([gain for *_, gain in layers])
-    colours = tree_colours(rng, len(r), dry, conifer, tone)[:, None]*gains[:, None]
-    return Batch(points, inks_of(colours.reshape(-1, 3), 'tree'), np.tile([SHADE, PAINT, FLAT, FLAT][:len(layers)], len(r)))
+    colours = tree_colours(rng, len(r), dry, conifer, tone)[:, None] * gains[:, None]
+    return Batch(
+        points,
+        inks_of(colours.reshape(-1, 3), 'tree'),
+        np.tile([SHADE, PAINT, FLAT, FLAT][: len(layers)], len(r)),
+    )
 
 # %% ../nbs/01_scenes.ipynb #cars
-CAR_COLOURS = np.array([(212, 212, 210), (212, 212, 210), (182, 184, 186), (148, 150, 154), (96, 98, 102), (60, 62, 66),
-                        (60, 62, 66), (128, 52, 48), (60, 78, 116), (104, 110, 96)])
+CAR_COLOURS = np.array(
+    [
+        (212, 212, 210),
+        (212, 212, 210),
+        (182, 184, 186),
+        (148, 150, 154),
+        (96, 98, 102),
+        (60, 62, 66),
+        (60, 62, 66),
+        (128, 52, 48),
+        (60, 78, 116),
+        (104, 110, 96),
+    ]
+)
 
-def cars(rng, y, x, degrees, sun, size=(1.8, 4.5), fine:int=2) -> list:
+
+def cars(rng, y, x, degrees, sun, size=(1.8, 4.5), fine: int = 2) -> list:
     "Batches for cars of `size` (width, length) metres, pointing along x when degrees is 0; unless `fine`, roof and glass are one."
     y, x, degrees = [np.atleast_1d(v).astype(float) for v in np.broadcast_arrays(y, x, degrees)]
     body = rects(y, x, size[0], size[1], degrees)
     colours = CAR_COLOURS[rng.integers(0, len(CAR_COLOURS), len(y))]
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    def part(at, wide, long, colours):                                        # a strip across the car, `at` along it
-        return polygons(rects(y + s*at*size[1], x + c*at*size[1], wide*size[0], long*size[1], degrees), inks_of(colours, 'vehicle'))
-    out = [polygons(cast(body, 1.4, sun), None, SHADE), polygons(body, inks_of(colours, 'vehicle'), PAINT)]
-    if not fine: return [*out, part(-.05, .84, .54, .675*colours + 10.6)]
-    glass = .25*colours + 22
-    return [*out, part(.14, .86, .16, glass), part(-.27, .8, .1, glass), part(-.06, .78, .2, 1.1*colours)]
+
+    def part(at, wide, long, colours):  # a strip across the car, `at` along it
+        return polygons(
+            rects(
+                y + s * at * size[1], x + c * at * size[1], wide * size[0], long * size[1], degrees
+            ),
+            inks_of(colours, 'vehicle'),
+        )
+
+    out = [
+        polygons(cast(body, 1.4, sun), None, SHADE),
+        polygons(body, inks_of(colours, 'vehicle'), PAINT),
+    ]
+    if not fine:
+        return [*out, part(-0.05, 0.84, 0.54, 0.675 * colours + 10.6)]
+    glass = 0.25 * colours + 22
+    return [
+        *out,
+        part(0.14, 0.86, 0.16, glass),
+        part(-0.27, 0.8, 0.1, glass),
+        part(-0.06, 0.78, 0.2, 1.1 * colours),
+    ]
 
 # %% ../nbs/01_scenes.ipynb #canvas
-SUPER = 4     # canvas pixels per image pixel, along each axis
-DETAIL = (.25, .36) # metres per canvas pixel above which crowns lose lobes and fields rows, and cars lose windows too
-COARSEST = .85     # metres per pixel of the drawing that a stamp is averaged from, at most
+SUPER = 4  # canvas pixels per image pixel, along each axis
+DETAIL = (
+    0.25,
+    0.36,
+)  # metres per canvas pixel above which crowns lose lobes and fields rows, and cars lose windows too
+COARSEST = 0.85  # metres per pixel of the drawing that a stamp is averaged from, at most
+
 
 @dataclass
 class Canvas:
     "A drawing under way: colour and material in four bands, shade in one, and where they lie."
+
     world: World
-    step: float           # metres per canvas pixel
-    middle: np.ndarray    # world (y, x) of the canvas' middle, metres
-    image: Image.Image    # four bands: red, green, blue, material
-    shade: Image.Image    # one bit: where the sun does not reach
+    step: float  # metres per canvas pixel
+    middle: np.ndarray  # world (y, x) of the canvas' middle, metres
+    image: Image.Image  # four bands: red, green, blue, material
+    shade: Image.Image  # one bit: where the sun does not reach
 
     def __post_init__(self):
         a = math.radians(self.world.angle)
-        self.turn = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]) # local (y, x) @ turn = world (y, x)
-        self.fine = sum(self.step < limit for limit in DETAIL)  # 2: all details, 1: without those of plants, 0: nor those of things
+        self.turn = np.array(
+            [[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]
+        )  # local (y, x) @ turn = world (y, x)
+        self.fine = sum(
+            self.step < limit for limit in DETAIL
+        )  # 2: all details, 1: without those of plants, 0: nor those of things
         self.pen, self.dark = ImageDraw.Draw(self.image), ImageDraw.Draw(self.shade)
-        half = np.array([self.image.height, self.image.width])*self.step/2
-        corners = (self.middle + half*np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)])) @ self.turn.T
+        half = np.array([self.image.height, self.image.width]) * self.step / 2
+        corners = (
+            self.middle + half * np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)])
+        ) @ self.turn.T
         self.box = (*corners.min(0), *corners.max(0))  # local y0, x0, y1, x1 in metres
 
 # %% ../nbs/01_scenes.ipynb #new-canvas
-def new_canvas(world:World, middle, step:float, hw:tuple, base:tuple) -> Canvas:
+def new_canvas(world: World, middle, step: float, hw: tuple, base: tuple) -> Canvas:
     "An empty canvas of `hw` pixels, filled with the ink `base`."
     size = hw[1], hw[0]
-    return Canvas(world, step, np.asarray(middle, dtype=float), Image.new('CMYK', size, base), Image.new('1', size))
+    return Canvas(
+        world,
+        step,
+        np.asarray(middle, dtype=float),
+        Image.new('CMYK', size, base),
+        Image.new('1', size),
+    )
 
-def corners_in(points:np.ndarray, counts:np.ndarray) -> tuple:
+
+def corners_in(points: np.ndarray, counts: np.ndarray) -> tuple:
     "Of polygons of `counts` corners, end to end in `(M, 2)`: how corners move if each side moves in by 1, area and perimeter `(N,)`."
     start = counts.cumsum() - counts
     after, before = np.arange(1, len(points) + 1), np.arange(-1, len(points) - 1)
@@ -239,16 +378,21 @@ def corners_in(points:np.ndarray, counts:np.ndarray) -> tuple:
     (y, x), (y2, x2) = points.T, points[after].T
     dy, dx = y2 - y, x2 - x
     length = np.maximum(np.hypot(dy, dx), 1e-9)
-    twice = np.add.reduceat(y*x2 - x*y2, start)
-    signed = length*np.repeat(np.where(twice < 0, 1, -1), counts)
-    ny, nx = dx/signed, -dy/signed
+    twice = np.add.reduceat(y * x2 - x * y2, start)
+    signed = length * np.repeat(np.where(twice < 0, 1, -1), counts)
+    ny, nx = dx / signed, -dy / signed
     ny2, nx2 = ny[before], nx[before]
-    miter = 1/np.maximum(1 + ny*ny2 + nx*nx2, .35)
-    return np.stack([(ny + ny2)*miter, (nx + nx2)*miter], -1), abs(twice)/2, np.add.reduceat(length, start)
+    miter = 1 / np.maximum(1 + ny * ny2 + nx * nx2, 0.35)
+    return (
+        np.stack([(ny + ny2) * miter, (nx + nx2) * miter], -1),
+        abs(twice) / 2,
+        np.add.reduceat(length, start),
+    )
 
 # %% ../nbs/01_scenes.ipynb #drawing
 class Drawing(NamedTuple):
     "Batches made ready: corners (M, 2), their inset, corners per polygon; of N polygons centre, reach, area, perimeter in metres, luck."
+
     points: np.ndarray
     inset: np.ndarray
     counts: np.ndarray
@@ -263,223 +407,333 @@ class Drawing(NamedTuple):
 # %% ../nbs/01_scenes.ipynb #ready
 def ready(batches) -> Drawing:
     "All polygons of some batches in one `Drawing`, in painting order."
-    batches = [b for b in batches if len(b.points)] or [Batch(np.zeros((0, 4, 2)), np.zeros((0, 4), np.uint8), np.zeros(0, int))]
+    batches = [b for b in batches if len(b.points)] or [
+        Batch(np.zeros((0, 4, 2)), np.zeros((0, 4), np.uint8), np.zeros(0, int))
+    ]
     points = np.concatenate([b.points.reshape(-1, 2) for b in batches])
     counts = np.repeat([b.points.shape[1] for b in batches], [len(b.points) for b in batches])
     inks, ops = np.concatenate([b.inks for b in batches]), np.concatenate([b.ops for b in batches])
-    luck = (np.arange(1, len(ops) + 1)*.6180339887) % 1                       # spread evenly over 0..1
-    if not len(ops): return Drawing(points, points, counts, points, *[luck]*4, inks, ops)
+    luck = (np.arange(1, len(ops) + 1) * 0.6180339887) % 1  # spread evenly over 0..1
+    if not len(ops):
+        return Drawing(points, points, counts, points, *[luck] * 4, inks, ops)
     low, high = [f.reduceat(points, counts.cumsum() - counts) for f in (np.minimum, np.maximum)]
     inset, areas, around = corners_in(points, counts)
-    return Drawing(points, inset, counts, (low + high)/2, np.hypot(*(high - low).T)/2, areas, around, luck, inks, ops)
+    return Drawing(
+        points,
+        inset,
+        counts,
+        (low + high) / 2,
+        np.hypot(*(high - low).T) / 2,
+        areas,
+        around,
+        luck,
+        inks,
+        ops,
+    )
 
-INSET = .33 # pixels
+
+INSET = 0.33  # pixels
 
 # %% ../nbs/01_scenes.ipynb #repeated
-def repeated(d:Drawing, at:np.ndarray) -> Drawing:
+def repeated(d: Drawing, at: np.ndarray) -> Drawing:
     "A drawing once at each of the places `(K, 2)`."
     n = len(at)
     copies = [(v + at[:, None]).reshape(-1, 2) for v in (d.points, d.centre)]
     inset, inks = np.tile(d.inset, (n, 1)), np.tile(d.inks, (n, 1))
-    counts, reach, areas, around, luck, ops = [np.tile(v, n) for v in (d.counts, d.reach, d.areas, d.around, d.luck, d.ops)]
+    counts, reach, areas, around, luck, ops = [
+        np.tile(v, n) for v in (d.counts, d.reach, d.areas, d.around, d.luck, d.ops)
+    ]
     return Drawing(copies[0], inset, counts, copies[1], reach, areas, around, luck, inks, ops)
 
 # %% ../nbs/01_scenes.ipynb #put
-def put(canvas:Canvas, batches, at=(0., 0.)) -> None:
+def put(canvas: Canvas, batches, at=(0.0, 0.0)) -> None:
     "Draw batches of polygons (or a `Drawing`) at `at` (local y, x in metres; or several); of those thinner than a pixel, a fair share."
     d, step = batches if isinstance(batches, Drawing) else ready(batches), canvas.step
-    if np.ndim(at) == 2: d, at = repeated(d, np.asarray(at)), (0., 0.)
-    size, turn = np.array([canvas.image.height, canvas.image.width]), canvas.turn/step
-    shift = (np.asarray(at) @ canvas.turn - canvas.middle)/step + size/2
-    chance = d.areas/(step*(2*d.reach + .5*step))                             # its area over what Pillow fills at least
-    seen = (abs(d.centre @ turn + shift - size/2) < size/2 + d.reach[:, None]/step).all(1) & (chance > np.maximum(d.luck, .07))
-    if not seen.any(): return
+    if np.ndim(at) == 2:
+        d, at = repeated(d, np.asarray(at)), (0.0, 0.0)
+    size, turn = np.array([canvas.image.height, canvas.image.width]), canvas.turn / step
+    shift = (np.asarray(at) @ canvas.turn - canvas.middle) / step + size / 2
+    chance = d.areas / (
+        step * (2 * d.reach + 0.5 * step)
+    )  # its area over what Pillow fills at least
+    seen = (abs(d.centre @ turn + shift - size / 2) < size / 2 + d.reach[:, None] / step).all(1) & (
+        chance > np.maximum(d.luck, 0.07)
+    )
+    if not seen.any():
+        return
     some = np.repeat(seen, d.counts)
-    by = np.repeat(INSET*step + .9*step**2/d.around[seen], d.counts[seen])
-    xy = ((d.points[some] + by[:, None]*d.inset[some]) @ turn + shift)[:, ::-1].ravel().tolist()
-    ends = (2*d.counts[seen].cumsum()).tolist()
+    by = np.repeat(INSET * step + 0.9 * step**2 / d.around[seen], d.counts[seen])
+    xy = ((d.points[some] + by[:, None] * d.inset[some]) @ turn + shift)[:, ::-1].ravel().tolist()
+    ends = (2 * d.counts[seen].cumsum()).tolist()
     fill, darken = canvas.pen.polygon, canvas.dark.polygon
-    for start, end, op, colour in zip([0] + ends, ends, d.ops[seen].tolist(), zip(*d.inks[seen].T.tolist())):
+    for start, end, op, colour in zip(
+        [0] + ends, ends, d.ops[seen].tolist(), zip(*d.inks[seen].T.tolist())
+    ):
         corners = xy[start:end]
-        if op != SHADE: fill(corners, colour)
-        if op != FLAT: darken(corners, 255 if op == SHADE else 0)
+        if op != SHADE:
+            fill(corners, colour)
+        if op != FLAT:
+            darken(corners, 255 if op == SHADE else 0)
 
 # %% ../nbs/01_scenes.ipynb #lit
-SHADOW_GAIN = (.46, .50, .60, 1) # what is left of red, green, blue, material in the shade
-IN_SHADE = [int(v*gain) for gain in SHADOW_GAIN for v in range(256)]
+SHADOW_GAIN = (0.46, 0.50, 0.60, 1)  # what is left of red, green, blue, material in the shade
+IN_SHADE = [int(v * gain) for gain in SHADOW_GAIN for v in range(256)]
 
-def lit(canvas:Canvas) -> Image.Image:
+
+def lit(canvas: Canvas) -> Image.Image:
     "The canvas' four bands with the shade worked in."
     box = canvas.shade.getbbox()
-    if box: canvas.image.paste(canvas.image.crop(box).point(IN_SHADE), box, canvas.shade.crop(box))
+    if box:
+        canvas.image.paste(canvas.image.crop(box).point(IN_SHADE), box, canvas.shade.crop(box))
     return canvas.image
 
-def shrink(image:Image.Image, factor:int) -> Image.Image:
+
+def shrink(image: Image.Image, factor: int) -> Image.Image:
     "Box average of the colours, nearest neighbour for the material."
-    if factor == 1: return image
+    if factor == 1:
+        return image
     small = image.reduce(factor)
-    return Image.merge('CMYK', (*small.split()[:3], image.resize(small.size, Image.Resampling.NEAREST).getchannel(3)))
+    return Image.merge(
+        'CMYK',
+        (*small.split()[:3], image.resize(small.size, Image.Resampling.NEAREST).getchannel(3)),
+    )
 
 # %% ../nbs/01_scenes.ipynb #pick
-def pick(seed:int, i, j, n:int) -> int:
+def pick(seed: int, i, j, n: int) -> int:
     "Integers below n for cells (i, j), numbers or arrays: a hash, so that the plane needs no storage."
-    h = (i*374761393 + j*668265263 + (seed*2246822519 & 0xffffffff)) & 0xffffffff
-    h = ((h ^ (h >> 13))*1274126177) & 0xffffffff
+    h = (i * 374761393 + j * 668265263 + (seed * 2246822519 & 0xFFFFFFFF)) & 0xFFFFFFFF
+    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
     return (h ^ (h >> 16)) % n
 
+
 @lru_cache(maxsize=32)
-def cell_content(draw, world:World, cell:tuple, variant:int, fine:int) -> tuple:
+def cell_content(draw, world: World, cell: tuple, variant: int, fine: int) -> tuple:
     "`(ground, objects)` drawings of one variant of a cell; `fine` as in `Canvas`."
-    return tuple(ready(part) for part in draw(world, make_rng('cell', draw.__name__, world.seed, variant), *cell, fine))
+    return tuple(
+        ready(part)
+        for part in draw(world, make_rng('cell', draw.__name__, world.seed, variant), *cell, fine)
+    )
 
 # %% ../nbs/01_scenes.ipynb #stamp
-def stamp(canvas:Canvas, content:tuple, cell:tuple, base:tuple, grain:float) -> tuple:
+def stamp(canvas: Canvas, content: tuple, cell: tuple, base: tuple, grain: float) -> tuple:
     "One cell `(h, w)` metres as a small picture and its outline as a mask of one bit; drawn twice as fine above `grain` metres."
     corners = rects(0, 0, *cell)[0] @ canvas.turn
-    hw = [int(v) + 3 for v in np.ptp(corners, axis=0)/canvas.step]
-    factor = max(min(2, math.ceil(canvas.step/grain)), math.ceil(canvas.step/COARSEST))
-    small = new_canvas(canvas.world, (0, 0), canvas.step/factor, [v*factor for v in hw], base)
-    for part in content: put(small, part)
+    hw = [int(v) + 3 for v in np.ptp(corners, axis=0) / canvas.step]
+    factor = max(min(2, math.ceil(canvas.step / grain)), math.ceil(canvas.step / COARSEST))
+    small = new_canvas(canvas.world, (0, 0), canvas.step / factor, [v * factor for v in hw], base)
+    for part in content:
+        put(small, part)
     mask = Image.new('1', (hw[1], hw[0]))
-    ImageDraw.Draw(mask).polygon((corners/canvas.step + np.array(hw)/2)[:, ::-1].ravel().tolist(), 255)
+    ImageDraw.Draw(mask).polygon(
+        (corners / canvas.step + np.array(hw) / 2)[:, ::-1].ravel().tolist(), 255
+    )
     return shrink(lit(small), factor), mask
 
 # %% ../nbs/01_scenes.ipynb #cells-in-view
-def cells_in_view(canvas:Canvas, cell:tuple, variants:int, keep=None) -> list:
+def cells_in_view(canvas: Canvas, cell: tuple, variants: int, keep=None) -> list:
     "`(y, x, variant)` of the cells `(h, w)` metres that may be in view: their local middles, far from the sun first; `keep(y, x)` says which."
     (y0, x0, y1, x1), (h, w) = canvas.box, cell
-    i, j = [np.arange(math.floor(low/s - .6), math.ceil(high/s + .6)) for low, high, s in ((y0, y1, h), (x0, x1, w))]
+    i, j = [
+        np.arange(math.floor(low / s - 0.6), math.ceil(high / s + 0.6))
+        for low, high, s in ((y0, y1, h), (x0, x1, w))
+    ]
     i, j = [v.ravel() for v in np.meshgrid(i, j, indexing='ij')]
-    y, x, k = (i + .5)*h, (j + .5)*w, pick(canvas.world.seed, i, j, variants)
-    size = np.array([canvas.image.height, canvas.image.width])*canvas.step
-    near = (abs(np.stack([y, x], -1) @ canvas.turn - canvas.middle) < size/2 + np.hypot(h, w)/2 + 8).all(1)
+    y, x, k = (i + 0.5) * h, (j + 0.5) * w, pick(canvas.world.seed, i, j, variants)
+    size = np.array([canvas.image.height, canvas.image.width]) * canvas.step
+    near = (
+        abs(np.stack([y, x], -1) @ canvas.turn - canvas.middle) < size / 2 + np.hypot(h, w) / 2 + 8
+    ).all(1)
     on = np.flatnonzero(near if keep is None else near & keep(y, x))
     on = on[np.argsort(-(np.stack([y[on], x[on]], -1) @ np.asarray(canvas.world.sun)))]
     return list(zip(y[on].tolist(), x[on].tolist(), k[on].tolist()))
 
 # %% ../nbs/01_scenes.ipynb #tile
-def tile(canvas:Canvas, draw, cell:tuple, variants:int, base:tuple, keep=None, grain:float=.7) -> None:
+def tile(
+    canvas: Canvas, draw, cell: tuple, variants: int, base: tuple, keep=None, grain: float = 0.7
+) -> None:
     "Fill the plane, where `keep`, with cells `(h, w)` metres of `draw(world, rng, h, w, fine)` on the ink `base`."
     found = cells_in_view(canvas, cell, variants, keep)
-    content = {k: cell_content(draw, canvas.world, cell, k, canvas.fine) for k in {k for *_, k in found}}
-    few = len(found) < 2*len(content) and (canvas.fine or cell[0] > 200)
-    if canvas.fine == 2 or few:                                               # draw each where it is
-        if found: put(canvas, [polygons(rects(*np.array(found).T[:2], *cell), base, PAINT)])
+    content = {
+        k: cell_content(draw, canvas.world, cell, k, canvas.fine) for k in {k for *_, k in found}
+    }
+    few = len(found) < 2 * len(content) and (canvas.fine or cell[0] > 200)
+    if canvas.fine == 2 or few:  # draw each where it is
+        if found:
+            put(canvas, [polygons(rects(*np.array(found).T[:2], *cell), base, PAINT)])
         for layer in (0, 1):
-            for y, x, k in found: put(canvas, content[k][layer], (y, x))
+            for y, x, k in found:
+                put(canvas, content[k][layer], (y, x))
         return
     stamps = {k: stamp(canvas, c, cell, base, grain) for k, c in content.items()}
     size, shaded = np.array([canvas.image.height, canvas.image.width]), canvas.shade.getbbox()
     for y, x, k in found:
         picture, mask = stamps[k]
-        top, left = ((np.array([y, x]) @ canvas.turn - canvas.middle)/canvas.step + (size - (mask.height, mask.width))/2).round()
+        top, left = (
+            (np.array([y, x]) @ canvas.turn - canvas.middle) / canvas.step
+            + (size - (mask.height, mask.width)) / 2
+        ).round()
         canvas.image.paste(picture, (int(left), int(top)), mask)
-        if shaded: canvas.shade.paste(0, (int(left), int(top)), mask)
+        if shaded:
+            canvas.shade.paste(0, (int(left), int(top)), mask)
 
 # %% ../nbs/01_scenes.ipynb #noise-tables
-FINER = 4 # points of the noise table per random value, along each axis
+FINER = 4  # points of the noise table per random value, along each axis
+
 
 @lru_cache(maxsize=1)
 def noise_tables() -> list:
     "Smooth noise that repeats after 256 random values, `(1024, 1024)`, and the same averaged over 2 x 2 again and again."
-    white = np.pad(make_rng('lattice').standard_normal((256, 256)).astype(np.float32), 4, mode='wrap')
-    smooth = Image.fromarray(white).resize((264*FINER, 264*FINER), Image.Resampling.BICUBIC)
-    tables = [np.asarray(smooth)[4*FINER:-4*FINER, 4*FINER:-4*FINER]]
-    while len(tables[-1]) > 32: tables.append(tables[-1].reshape(len(tables[-1])//2, 2, -1, 2).mean((1, 3)))
+    white = np.pad(
+        make_rng('lattice').standard_normal((256, 256)).astype(np.float32), 4, mode='wrap'
+    )
+    smooth = Image.fromarray(white).resize((264 * FINER, 264 * FINER), Image.Resampling.BICUBIC)
+    tables = [np.asarray(smooth)[4 * FINER : -4 * FINER, 4 * FINER : -4 * FINER]]
+    while len(tables[-1]) > 32:
+        tables.append(tables[-1].reshape(len(tables[-1]) // 2, 2, -1, 2).mean((1, 3)))
     return [np.ascontiguousarray(table) for table in tables]
 
 # %% ../nbs/01_scenes.ipynb #octave
-def octave(centre, gsd:float, hw:tuple, spacing:float, seed:int, stretch:float=1.) -> np.ndarray:
+def octave(
+    centre, gsd: float, hw: tuple, spacing: float, seed: int, stretch: float = 1.0
+) -> np.ndarray:
     "Noise `(H, W)` with one random value per `spacing` metres (times `stretch` across), fixed to the ground, averaged over the pixels."
-    ratio = gsd*FINER/spacing                                                 # points of the table per pixel
-    level = min(max(0, math.floor(math.log2(ratio/1.4))), len(noise_tables()) - 1)
+    ratio = gsd * FINER / spacing  # points of the table per pixel
+    level = min(max(0, math.floor(math.log2(ratio / 1.4))), len(noise_tables()) - 1)
     table, parts, box = noise_tables()[level], [], []
-    for c, n, s in zip(centre, hw, (spacing, spacing*stretch)):
-        cell = s/FINER*2**level
-        low, high = (c - n*gsd/2)/cell, (c + n*gsd/2)/cell
+    for c, n, s in zip(centre, hw, (spacing, spacing * stretch)):
+        cell = s / FINER * 2**level
+        low, high = (c - n * gsd / 2) / cell, (c + n * gsd / 2) / cell
         first = math.floor(low) - 4
-        parts.append((np.arange(first, math.ceil(high) + 4) + (137*FINER*seed >> level)) % len(table))
+        parts.append(
+            (np.arange(first, math.ceil(high) + 4) + (137 * FINER * seed >> level)) % len(table)
+        )
         box.append((low - first, high - first))
     (top, bottom), (left, right) = box
     noise = Image.fromarray(table.take(parts[0], 0).take(parts[1], 1))
     how = Image.Resampling.HAMMING if ratio > 1 else Image.Resampling.BILINEAR
     return np.asarray(noise.resize((hw[1], hw[0]), how, box=(left, top, right, bottom)))
 
-SPACINGS = ((.25, .6, 1.5), (3.4, 7.5, 17.), (41., 97., 260., 700.)) # metres, of fine, medium and broad noise
-FADED = .2 # spacing in pixels below which an octave has averaged out
+
+SPACINGS = (
+    (0.25, 0.6, 1.5),
+    (3.4, 7.5, 17.0),
+    (41.0, 97.0, 260.0, 700.0),
+)  # metres, of fine, medium and broad noise
+FADED = 0.2  # spacing in pixels below which an octave has averaged out
 
 # %% ../nbs/01_scenes.ipynb #octaves
-def octaves(centre, gsd:float, hw:tuple, spacings, seed:int, stretch:float=1.) -> np.ndarray:
+def octaves(centre, gsd: float, hw: tuple, spacings, seed: int, stretch: float = 1.0) -> np.ndarray:
     "Sum of octaves `(H, W)`; those much finer than a pixel have averaged out, those of many pixels are made at a quarter of the size."
-    near, far = [(k, s) for k, s in enumerate(spacings) if FADED*gsd < s < 20*gsd], [(k, s) for k, s in enumerate(spacings) if s >= 20*gsd]
+    near, far = (
+        [(k, s) for k, s in enumerate(spacings) if FADED * gsd < s < 20 * gsd],
+        [(k, s) for k, s in enumerate(spacings) if s >= 20 * gsd],
+    )
     total = np.zeros(hw, np.float32)
-    for k, s in near: total += octave(centre, gsd, hw, s, seed + k, stretch)
-    if not far: return total
-    small = [n//4 + 4 for n in hw]
-    broad = Image.fromarray(sum(octave(centre, 4*gsd, small, s, seed + k, stretch) for k, s in far))
-    (top, bottom), (left, right) = [(n/2 - m/8, n/2 + m/8) for n, m in zip(small, hw)]
-    return total + np.asarray(broad.resize((hw[1], hw[0]), Image.Resampling.BICUBIC, box=(left, top, right, bottom)))
+    for k, s in near:
+        total += octave(centre, gsd, hw, s, seed + k, stretch)
+    if not far:
+        return total
+    small = [n // 4 + 4 for n in hw]
+    broad = Image.fromarray(
+        sum(octave(centre, 4 * gsd, small, s, seed + k, stretch) for k, s in far)
+    )
+    (top, bottom), (left, right) = [(n / 2 - m / 8, n / 2 + m / 8) for n, m in zip(small, hw)]
+    return total + np.asarray(
+        broad.resize((hw[1], hw[0]), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
+    )
 
-def noise_bands(world:World, centre, gsd:float, hw:tuple) -> list:
+
+def noise_bands(world: World, centre, gsd: float, hw: tuple) -> list:
     "Fine, medium and broad noise `(H, W)`."
-    return [octaves(centre, gsd, hw, spacings, world.seed*7 + 3*b)*np.float32(1.1/math.sqrt(len(spacings)))
-            for b, spacings in enumerate(SPACINGS)]
+    return [
+        octaves(centre, gsd, hw, spacings, world.seed * 7 + 3 * b)
+        * np.float32(1.1 / math.sqrt(len(spacings)))
+        for b, spacings in enumerate(SPACINGS)
+    ]
 
 # %% ../nbs/01_scenes.ipynb #ripples
-def ripples(world:World, centre, gsd:float, hw:tuple, spacings) -> np.ndarray:
+def ripples(world: World, centre, gsd: float, hw: tuple, spacings) -> np.ndarray:
     "Noise `(H, W)` drawn out across the wind: waves and dunes."
     a = math.radians(world.angle)
     c, s, n = math.cos(a), math.sin(a), math.ceil(math.hypot(*hw)) + 4
-    local = (c*centre[0] + s*centre[1], c*centre[1] - s*centre[0])
-    total = np.tanh(octaves(local, gsd, (n, n), spacings, world.seed*5, 3.5)*np.float32(.9/math.sqrt(len(spacings))))
-    y, x = -hw[0]/2, -hw[1]/2                                                   # image pixel -> rotated pixel
-    coefficients = (c, -s, c*x - s*y + n/2, s, c, c*y + s*x + n/2)
-    return np.asarray(Image.fromarray(total).transform((hw[1], hw[0]), Image.Transform.AFFINE, coefficients,
-        Image.Resampling.BILINEAR))
+    local = (c * centre[0] + s * centre[1], c * centre[1] - s * centre[0])
+    total = np.tanh(
+        octaves(local, gsd, (n, n), spacings, world.seed * 5, 3.5)
+        * np.float32(0.9 / math.sqrt(len(spacings)))
+    )
+    y, x = -hw[0] / 2, -hw[1] / 2  # image pixel -> rotated pixel
+    coefficients = (c, -s, c * x - s * y + n / 2, s, c, c * y + s * x + n / 2)
+    return np.asarray(
+        Image.fromarray(total).transform(
+            (hw[1], hw[0]), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR
+        )
+    )
 
 # %% ../nbs/01_scenes.ipynb #fractal-noise
-def fractal_noise(world:World, centre, gsd:float, hw:tuple) -> np.ndarray:
+def fractal_noise(world: World, centre, gsd: float, hw: tuple) -> np.ndarray:
     "Noise `(H, W)` with the same contrast in every octave, from far below a pixel to twice the view: it looks alike at every GSD."
-    start = make_rng('fractal', world.seed).random()                          # no scale is a special one, not even powers of two
-    low, high = math.log2(FADED*gsd) - start, math.log2(2*max(hw)*gsd) - start
+    start = make_rng(
+        'fractal', world.seed
+    ).random()  # no scale is a special one, not even powers of two
+    low, high = math.log2(FADED * gsd) - start, math.log2(2 * max(hw) * gsd) - start
     powers = range(math.ceil(low), math.ceil(high))
-    return sum(octave(centre, gsd, hw, 2.**(k + start), world.seed*11 + 5*k) for k in powers)
+    return sum(octave(centre, gsd, hw, 2.0 ** (k + start), world.seed * 11 + 5 * k) for k in powers)
 
 # %% ../nbs/01_scenes.ipynb #mixture
-GAINS = np.zeros((16, 4), np.float32)     # by material: strength of fine, medium and broad noise and of ripples
-GAINS[:len(MATERIALS)] = [row[1:] for row in MATERIALS.values()]
+GAINS = np.zeros(
+    (16, 4), np.float32
+)  # by material: strength of fine, medium and broad noise and of ripples
+GAINS[: len(MATERIALS)] = [row[1:] for row in MATERIALS.values()]
 IS_CLASS = np.zeros((16, len(MASK_CLASSES)), np.float32)
 IS_CLASS[np.arange(len(MATERIALS)), CLASS_OF] = 1
-RIPPLES = {'sea': (1.1, 2.6, 6., 14.), 'desert': (1.5, 9., 26., 70.)} # metres
+RIPPLES = {'sea': (1.1, 2.6, 6.0, 14.0), 'desert': (1.5, 9.0, 26.0, 70.0)}  # metres
 
-def mixture(code:np.ndarray) -> tuple:
+
+def mixture(code: np.ndarray) -> tuple:
     "Of material codes on the canvas: the mask `(H, W)`, the most frequent class in each pixel, and the mean `GAINS` `(4, H, W)`."
-    h, w = len(code)//SUPER, code.shape[1]//SUPER
-    rows = code.view(f'u{SUPER}').reshape(h, SUPER, w)                         # the samples of a pixel side by side, as one number
+    h, w = len(code) // SUPER, code.shape[1] // SUPER
+    rows = code.view(f'u{SUPER}').reshape(
+        h, SUPER, w
+    )  # the samples of a pixel side by side, as one number
     first = code[::SUPER, ::SUPER]
-    mixed = (rows != first[:, None]*rows.dtype.type(256**SUPER//255)).any(1)
+    mixed = (rows != first[:, None] * rows.dtype.type(256**SUPER // 255)).any(1)
     mask, gains = CLASS_OF[first], GAINS.T.take(first, 1)
     samples = rows.transpose(0, 2, 1)[mixed].view(np.uint8).reshape(-1, SUPER**2)
     n = len(samples)
-    counts = np.bincount((samples + 16*np.arange(n)[:, None]).ravel(), minlength=16*n).reshape(n, 16).astype(np.float32)
-    mask[mixed], gains[:, mixed] = (counts @ IS_CLASS).argmax(1), (counts @ GAINS).T/SUPER**2
+    counts = (
+        np.bincount((samples + 16 * np.arange(n)[:, None]).ravel(), minlength=16 * n)
+        .reshape(n, 16)
+        .astype(np.float32)
+    )
+    mask[mixed], gains[:, mixed] = (counts @ IS_CLASS).argmax(1), (counts @ GAINS).T / SUPER**2
     return mask, gains
 
 # %% ../nbs/01_scenes.ipynb #textured
-BROWNER = (.4, .12, -.3)    # of red, green, blue, where the ground is lighter: straw here, lush there
+BROWNER = (
+    0.4,
+    0.12,
+    -0.3,
+)  # of red, green, blue, where the ground is lighter: straw here, lush there
 HAZE = (13, 15, 19)
 
-def textured(world:World, painted:Image.Image, centre, gsd:float, gains:np.ndarray) -> np.ndarray:
+
+def textured(
+    world: World, painted: Image.Image, centre, gsd: float, gains: np.ndarray
+) -> np.ndarray:
     "Image uint8 `(3, H, W)`: the canvas averaged over each pixel, times the noise of its materials, times the light."
     fine, medium, broad = noise_bands(world, centre, gsd, gains.shape[1:])
-    light = 1 + gains[0]*fine + gains[1]*medium + gains[2]*broad
-    if world.land_use == 'fractal': light += gains[3]*fractal_noise(world, centre, gsd, light.shape)
-    elif gains[3].any(): light += gains[3]*ripples(world, centre, gsd, light.shape, RIPPLES.get(world.land_use, RIPPLES['sea']))
-    hue = gains[1]*broad - .5*gains[2]*medium                                     # browner here, greener there
+    light = 1 + gains[0] * fine + gains[1] * medium + gains[2] * broad
+    if world.land_use == 'fractal':
+        light += gains[3] * fractal_noise(world, centre, gsd, light.shape)
+    elif gains[3].any():
+        light += gains[3] * ripples(
+            world, centre, gsd, light.shape, RIPPLES.get(world.land_use, RIPPLES['sea'])
+        )
+    hue = gains[1] * broad - 0.5 * gains[2] * medium  # browner here, greener there
     image = np.empty((3, *light.shape), np.uint8)
     for k, band in enumerate(painted.reduce(SUPER).split()[:3]):
-        value = np.asarray(band)*(light + np.float32(BROWNER[k])*hue)
-        value = value*np.float32(.92*world.tint[k]) + np.float32(HAZE[k] + .5)
+        value = np.asarray(band) * (light + np.float32(BROWNER[k]) * hue)
+        value = value * np.float32(0.92 * world.tint[k]) + np.float32(HAZE[k] + 0.5)
         image[k] = value.clip(0, 255)
     return image
 
@@ -487,176 +741,289 @@ def textured(world:World, painted:Image.Image, centre, gsd:float, gains:np.ndarr
 def height_width(size) -> tuple:
     "`(height, width)` in pixels, at least 1 each, from one number or two."
     hw = (size, size) if isinstance(size, int) else tuple(int(n) for n in size)
-    if len(hw) != 2 or min(hw) < 1: raise ValueError(f"size must be one or two positive numbers of pixels, got {size!r}")
+    if len(hw) != 2 or min(hw) < 1:
+        raise ValueError(f'size must be one or two positive numbers of pixels, got {size!r}')
     return hw
+
 
 class Render(NamedTuple):
     "A picture of a world: image uint8 (3, H, W), mask uint8 (H, W) of `MASK_CLASSES`, gsd in metres per pixel."
+
     image: torch.Tensor
     mask: torch.Tensor
     gsd: float
 
-def render(world:World, centre, gsd:float, size=256) -> Render:
+
+def render(world: World, centre, gsd: float, size=256) -> Render:
     "The world about `centre` (y south, x east, metres) at `gsd` metres per pixel; `size` pixels or (height, width)."
     gsd, hw = check_gsd(gsd), height_width(size)
     draw, base = LAYOUTS[world.land_use][:2]
-    canvas = new_canvas(world, centre, gsd/SUPER, (hw[0]*SUPER, hw[1]*SUPER), base)
+    canvas = new_canvas(world, centre, gsd / SUPER, (hw[0] * SUPER, hw[1] * SUPER), base)
     draw(canvas)
     painted = lit(canvas)
     mask, gains = mixture(np.asarray(painted.getchannel(3)))
-    return Render(torch.from_numpy(textured(world, painted, centre, gsd, gains)), torch.from_numpy(mask), gsd)
+    return Render(
+        torch.from_numpy(textured(world, painted, centre, gsd, gains)), torch.from_numpy(mask), gsd
+    )
 
 # %% ../nbs/01_scenes.ipynb #grass-of
-def grass_of(world:World, gain:float=1.) -> tuple:
+def grass_of(world: World, gain: float = 1.0) -> tuple:
     "Ink of unmown grass: green where it rains, straw where it does not."
-    return ink((np.array([88, 104, 60])*(1 - world.dry) + np.array([150, 138, 98])*world.dry)*gain, 'grass')
+    return ink(
+        (np.array([88, 104, 60]) * (1 - world.dry) + np.array([150, 138, 98]) * world.dry) * gain,
+        'grass',
+    )
+
 
 TRACK = ink((168, 150, 120), 'soil')
-ASPHALT, WORN, CONCRETE = ink((98, 98, 100), 'asphalt'), ink((124, 122, 119), 'asphalt'), ink((176, 172, 163), 'concrete')
+ASPHALT, WORN, CONCRETE = (
+    ink((98, 98, 100), 'asphalt'),
+    ink((124, 122, 119), 'asphalt'),
+    ink((176, 172, 163), 'concrete'),
+)
 WHITE, YELLOW = ink((222, 222, 216), 'marking'), ink((206, 176, 84), 'marking')
-FLOOR, SAND, SEA, RIVER = ink((66, 76, 50), 'tree'), ink((204, 188, 152), 'sand'), ink((38, 72, 92), 'sea'), ink((66, 84, 78),
-    'water')
-ROOFS = {'tile': ((158, 98, 76), (140, 86, 68), (172, 116, 90), (124, 82, 70), (150, 132, 116)),
-         'slate': ((96, 96, 100), (84, 86, 92), (112, 110, 108), (124, 108, 94), (142, 138, 134)),
-         'metal': ((178, 180, 180), (206, 206, 202), (150, 156, 160), (122, 134, 146), (168, 158, 140), (134, 110, 100))}
+FLOOR, SAND, SEA, RIVER = (
+    ink((66, 76, 50), 'tree'),
+    ink((204, 188, 152), 'sand'),
+    ink((38, 72, 92), 'sea'),
+    ink((66, 84, 78), 'water'),
+)
+ROOFS = {
+    'tile': ((158, 98, 76), (140, 86, 68), (172, 116, 90), (124, 82, 70), (150, 132, 116)),
+    'slate': ((96, 96, 100), (84, 86, 92), (112, 110, 108), (124, 108, 94), (142, 138, 134)),
+    'metal': (
+        (178, 180, 180),
+        (206, 206, 202),
+        (150, 156, 160),
+        (122, 134, 146),
+        (168, 158, 140),
+        (134, 110, 100),
+    ),
+}
 
-def choose(rng, colours, n:int) -> np.ndarray:
+
+def choose(rng, colours, n: int) -> np.ndarray:
     "n colours `(n, 3)` drawn from a list, each a little lighter or darker."
-    return np.asarray(colours, dtype=float)[rng.integers(0, len(colours), n)]*rng.uniform(.9, 1.1, (n, 1))
+    return np.asarray(colours, dtype=float)[rng.integers(0, len(colours), n)] * rng.uniform(
+        0.9, 1.1, (n, 1)
+    )
 
 # %% ../nbs/01_scenes.ipynb #dashes
-def dashes(x0:float, x1:float, y, on:float, period:float, width:float) -> np.ndarray:
+def dashes(x0: float, x1: float, y, on: float, period: float, width: float) -> np.ndarray:
     "Dashes `(N, 4, 2)` along x between x0 and x1 at each y: `on` metres in every `period`, fixed to the ground."
-    x = np.arange(math.floor(x0/period), math.ceil(x1/period) + 1)*period
+    x = np.arange(math.floor(x0 / period), math.ceil(x1 / period) + 1) * period
     y, x = [v.ravel() for v in np.meshgrid(np.atleast_1d(y), x, indexing='ij')]
     return rects(y, x, width, on)
 
 # %% ../nbs/01_scenes.ipynb #jittered
 def jittered(rng, h, w, pitch) -> tuple:
     "A tree every `pitch` metres or so in a cell of h by w metres: y, x, radius, and whether it stands in the outer row."
-    ny, nx = max(3, round(h/pitch)), max(3, round(w/pitch))
+    ny, nx = max(3, round(h / pitch)), max(3, round(w / pitch))
     i, j = [v.ravel() for v in np.indices((ny, nx))]
-    y, x = (i + .5)*h/ny - h/2 + rng.normal(0, .3*pitch, len(i)), (j + .5)*w/nx - w/2 + rng.normal(0, .3*pitch, len(i))
-    return y, x, rng.gamma(14, pitch*.66/14, len(i)), (i == 0) | (i == ny - 1) | (j == 0) | (j == nx - 1)
+    y, x = (
+        (i + 0.5) * h / ny - h / 2 + rng.normal(0, 0.3 * pitch, len(i)),
+        (j + 0.5) * w / nx - w / 2 + rng.normal(0, 0.3 * pitch, len(i)),
+    )
+    return (
+        y,
+        x,
+        rng.gamma(14, pitch * 0.66 / 14, len(i)),
+        (i == 0) | (i == ny - 1) | (j == 0) | (j == nx - 1),
+    )
 
 # %% ../nbs/01_scenes.ipynb #draw-forest
 def draw_forest(world, rng, h, w, fine) -> tuple:
     "A cell of woodland: crowns on a jittered grid, often about a clearing; the outer row is the same in all cells, so that none shows."
-    pitch = 5.4 + .3*pick(world.seed, 1, 4, 6)
-    look = dict(sun=world.sun, dry=world.dry*.6, conifer=.1 + pick(world.seed, 1, 1, 3)*.3, fine=fine)
+    pitch = 5.4 + 0.3 * pick(world.seed, 1, 4, 6)
+    look = dict(
+        sun=world.sun, dry=world.dry * 0.6, conifer=0.1 + pick(world.seed, 1, 1, 3) * 0.3, fine=fine
+    )
     shared = make_rng('edge', world.seed)
     y, x, r, outer = jittered(shared, h, w, pitch)
     edge = trees(shared, y[outer], x[outer], r[outer], **look)
     y, x, r, outer = jittered(rng, h, w, pitch)
-    at, reach = rng.uniform(-.25, .25, 2)*h, rng.choice([0, 0, 0, 0, .07, .18])*h*(h > 60)
-    on = ~outer & (rng.random(y.shape) > .04) & (np.hypot(y - at[0], x - at[1]) > reach*rng.uniform(.85, 1.1, y.shape))
-    ground = [polygons(rects(0, 0, h, w), FLOOR), polygons(blobs(rng, *at, reach, 18, .35), grass_of(world, .8))]
-    crowns = [edge, trees(rng, y[on], x[on], r[on], **look)] + (beyond(edge, h, w, pitch) if fine < 2 else [])
+    at, reach = rng.uniform(-0.25, 0.25, 2) * h, rng.choice([0, 0, 0, 0, 0.07, 0.18]) * h * (h > 60)
+    on = (
+        ~outer
+        & (rng.random(y.shape) > 0.04)
+        & (np.hypot(y - at[0], x - at[1]) > reach * rng.uniform(0.85, 1.1, y.shape))
+    )
+    ground = [
+        polygons(rects(0, 0, h, w), FLOOR),
+        polygons(blobs(rng, *at, reach, 18, 0.35), grass_of(world, 0.8)),
+    ]
+    crowns = [edge, trees(rng, y[on], x[on], r[on], **look)] + (
+        beyond(edge, h, w, pitch) if fine < 2 else []
+    )
     return ground, [far_first(crowns, world.sun)]
 
 # %% ../nbs/01_scenes.ipynb #far-first
 def far_first(crowns, sun) -> Batch:
     "Batches of trees in one, in painting order: each lies in the shade of those towards the sun."
     points, inks, ops = [np.concatenate(v) for v in zip(*crowns)]
-    layers = len(ops)//(ops == SHADE).sum()
-    order = np.argsort(-(points[1::layers].mean(1) @ np.asarray(sun)))[:, None]*layers + np.arange(layers)
+    layers = len(ops) // (ops == SHADE).sum()
+    order = np.argsort(-(points[1::layers].mean(1) @ np.asarray(sun)))[
+        :, None
+    ] * layers + np.arange(layers)
     return Batch(points[order.ravel()], inks[order.ravel()], ops[order.ravel()])
 
-def beyond(batch:Batch, h, w, reach) -> list:
+
+def beyond(batch: Batch, h, w, reach) -> list:
     "Which trees stand within `reach` metres of a cell, if the same batch of them stands in the eight cells around too."
     copies = [batch.points + (v, u) for v in (-h, 0, h) for u in (-w, 0, w) if v or u]
-    layers = len(batch.ops)//(batch.ops == SHADE).sum()
-    on = [np.repeat((abs(p[1::layers].mean(1)) < (h/2 + reach, w/2 + reach)).all(1), layers) for p in copies]
+    layers = len(batch.ops) // (batch.ops == SHADE).sum()
+    on = [
+        np.repeat((abs(p[1::layers].mean(1)) < (h / 2 + reach, w / 2 + reach)).all(1), layers)
+        for p in copies
+    ]
     return [Batch(p[k], batch.inks[k], batch.ops[k]) for p, k in zip(copies, on)]
 
-def forest(canvas): tile(canvas, draw_forest, (110., 110.), 4, FLOOR)
+
+def forest(canvas):
+    tile(canvas, draw_forest, (110.0, 110.0), 4, FLOOR)
 
 # %% ../nbs/01_scenes.ipynb #draw-orchard
 def draw_orchard(world, rng, h, w, fine) -> tuple:
     "A plot of fruit trees in rows, with grass or bare soil between, inside farm tracks."
-    row, gap, r = [(6., 4.5, 1.9), (5., 3.2, 1.35), (7.5, 6.5, 2.7)][pick(world.seed, 3, 7, 3)]
-    r *= rng.choice([1., 1., .8, .45])
-    y, x = [v.ravel() for v in np.meshgrid(np.arange(-h/2 + 6, h/2 - 5, row), np.arange(-w/2 + 5, w/2 - 4, gap), indexing='ij')]
+    row, gap, r = [(6.0, 4.5, 1.9), (5.0, 3.2, 1.35), (7.5, 6.5, 2.7)][pick(world.seed, 3, 7, 3)]
+    r *= rng.choice([1.0, 1.0, 0.8, 0.45])
+    y, x = [
+        v.ravel()
+        for v in np.meshgrid(
+            np.arange(-h / 2 + 6, h / 2 - 5, row),
+            np.arange(-w / 2 + 5, w / 2 - 4, gap),
+            indexing='ij',
+        )
+    ]
     soil = ink(choose(rng, [(158, 132, 104), (146, 118, 92), (172, 150, 120)], 1)[0], 'soil')
-    ground, under = (soil, grass_of(world)) if rng.random() < .5 else (grass_of(world), soil)
+    ground, under = (soil, grass_of(world)) if rng.random() < 0.5 else (grass_of(world), soil)
     lines = np.unique(y)
-    on = rng.random(y.shape) > .03
-    crowns = trees(rng, (y + rng.normal(0, .15, y.shape))[on], x[on], (r*rng.uniform(.8, 1.15, y.shape))[on], world.sun,
-        world.dry, 0, fine=fine)
-    return [polygons(rects(0, 0, h + 1, w + 1), TRACK), polygons(rects(0, 0, h - 5, w - 5), ground),
-            polygons(rects(lines, 0, .32*row, w - 8), under)], [crowns]
+    on = rng.random(y.shape) > 0.03
+    crowns = trees(
+        rng,
+        (y + rng.normal(0, 0.15, y.shape))[on],
+        x[on],
+        (r * rng.uniform(0.8, 1.15, y.shape))[on],
+        world.sun,
+        world.dry,
+        0,
+        fine=fine,
+    )
+    return [
+        polygons(rects(0, 0, h + 1, w + 1), TRACK),
+        polygons(rects(0, 0, h - 5, w - 5), ground),
+        polygons(rects(lines, 0, 0.32 * row, w - 8), under),
+    ], [crowns]
 
 # %% ../nbs/01_scenes.ipynb #split-plots
-CROPS = (('crop', (98, 116, 60)), ('crop', (80, 102, 54)), ('crop', (122, 134, 72)), ('crop', (188, 168, 110)),
+CROPS = (
+    ('crop', (98, 116, 60)),
+    ('crop', (80, 102, 54)),
+    ('crop', (122, 134, 72)),
+    ('crop', (188, 168, 110)),
     ('crop', (170, 148, 94)),
-         ('soil', (142, 124, 98)), ('soil', (120, 104, 82)), ('soil', (160, 144, 116)), ('crop', (150, 150, 84)), ('grass',
-             (104, 118, 70)),
-         ('crop', (112, 124, 66)), ('crop', (200, 182, 130)))
+    ('soil', (142, 124, 98)),
+    ('soil', (120, 104, 82)),
+    ('soil', (160, 144, 116)),
+    ('crop', (150, 150, 84)),
+    ('grass', (104, 118, 70)),
+    ('crop', (112, 124, 66)),
+    ('crop', (200, 182, 130)),
+)
 
-def split_plots(rng, corners, smallest:float) -> list:
+
+def split_plots(rng, corners, smallest: float) -> list:
     "A convex polygon `(P, 2)` cut by slanted lines until pieces are below about `smallest` square metres."
     corners = [tuple(p) for p in corners]
     after = corners[1:] + corners[:1]
-    area = abs(sum(y*v - x*u for (y, x), (u, v) in zip(corners, after)))/2
-    if area < smallest*rng.uniform(1, 2.6): return [np.array(corners)]
-    (y, x), (u, v) = max(zip(corners, after), key=lambda side: math.dist(*side))         # cut across the longest side
-    turn = math.atan2(v - x, u - y) + rng.normal(0, .06)
-    d = [y*math.cos(turn) + x*math.sin(turn) for y, x in corners]
-    cut = sum(d)/len(d) + rng.uniform(-.14, .14)*(max(d) - min(d))
-    return [p for side in (1, -1) for p in split_plots(rng, clip_side(corners, [side*(v - cut) for v in d]), smallest)]
+    area = abs(sum(y * v - x * u for (y, x), (u, v) in zip(corners, after))) / 2
+    if area < smallest * rng.uniform(1, 2.6):
+        return [np.array(corners)]
+    (y, x), (u, v) = max(
+        zip(corners, after), key=lambda side: math.dist(*side)
+    )  # cut across the longest side
+    turn = math.atan2(v - x, u - y) + rng.normal(0, 0.06)
+    d = [y * math.cos(turn) + x * math.sin(turn) for y, x in corners]
+    cut = sum(d) / len(d) + rng.uniform(-0.14, 0.14) * (max(d) - min(d))
+    return [
+        p
+        for side in (1, -1)
+        for p in split_plots(rng, clip_side(corners, [side * (v - cut) for v in d]), smallest)
+    ]
 
 # %% ../nbs/01_scenes.ipynb #long-side
-def long_side(corners:np.ndarray) -> np.ndarray:
+def long_side(corners: np.ndarray) -> np.ndarray:
     "Direction (y, x), length 1, of the longest side of a polygon `(P, 2)`."
     edge = np.concatenate([corners[1:], corners[:1]]) - corners
     length = np.hypot(*edge.T)
-    return edge[length.argmax()]/length.max()
+    return edge[length.argmax()] / length.max()
 
-def clip_side(corners:list, d:list) -> list:
+
+def clip_side(corners: list, d: list) -> list:
     "The part of a convex polygon where the signed distance `d` of its corners is positive."
     out = []
     for (y, x), (u, v), a, b in zip(corners, corners[1:] + corners[:1], d, d[1:] + d[:1]):
-        if a >= 0: out.append((y, x))
-        if a*b < 0: out.append((y + (u - y)*a/(a - b), x + (v - x)*a/(a - b)))
+        if a >= 0:
+            out.append((y, x))
+        if a * b < 0:
+            out.append((y + (u - y) * a / (a - b), x + (v - x) * a / (a - b)))
     return out
 
 # %% ../nbs/01_scenes.ipynb #rows-in
-def rows_in(corners:np.ndarray, spacing:float, width:float, margin:float=0.) -> np.ndarray:
+def rows_in(corners: np.ndarray, spacing: float, width: float, margin: float = 0.0) -> np.ndarray:
     "Strips `(N, 4, 2)` every `spacing` metres along the long side of a convex polygon, cut to fit inside it."
     middle = corners.mean(0)
     along = long_side(corners)
     across = np.array([along[1], -along[0]])
     out = corners - middle
     d, edge = out @ across, np.concatenate([out[1:], out[:1]]) - out
-    offset = np.arange(d.min() + margin + spacing/2, d.max() - margin, spacing)
-    inward = np.stack([-edge[:, 1], edge[:, 0]], -1)/np.maximum(np.hypot(*edge.T), 1e-9)[:, None]
-    inward *= -np.sign((inward*out).sum(1))[:, None]
+    offset = np.arange(d.min() + margin + spacing / 2, d.max() - margin, spacing)
+    inward = np.stack([-edge[:, 1], edge[:, 0]], -1) / np.maximum(np.hypot(*edge.T), 1e-9)[:, None]
+    inward *= -np.sign((inward * out).sum(1))[:, None]
     slope = inward @ along
-    ends = ((inward*out).sum(1)[:, None] - (inward @ across)[:, None]*offset)/np.where(abs(slope) < 1e-6, 1e-9, slope)[:, None]
+    ends = ((inward * out).sum(1)[:, None] - (inward @ across)[:, None] * offset) / np.where(
+        abs(slope) < 1e-6, 1e-9, slope
+    )[:, None]
     low = np.where(slope[:, None] > 1e-6, ends, -1e9).max(0)
     high = np.where(slope[:, None] < -1e-6, ends, 1e9).min(0)
     on = high - low > 4
-    p = middle + offset[on, None]*across
-    return strips(p + (low[on, None] + margin)*along, p + (high[on, None] - margin)*along, width)
+    p = middle + offset[on, None] * across
+    return strips(
+        p + (low[on, None] + margin) * along, p + (high[on, None] - margin) * along, width
+    )
 
 # %% ../nbs/01_scenes.ipynb #field
-def field(world, rng, corners, fine:int=2) -> list:
+def field(world, rng, corners, fine: int = 2) -> list:
     "Batches of one field: crop or bare soil, headland, drill rows and the wheel tracks of the sprayer."
-    k, lightness, rows = crop_of(world, rng), rng.uniform(.92, 1.08), (rng.choice([.75, 1.5, 3.]), rng.choice([.84, .88, 1.1]),
-        rng.uniform(.965, 1.035))
+    k, lightness, rows = (
+        crop_of(world, rng),
+        rng.uniform(0.92, 1.08),
+        (rng.choice([0.75, 1.5, 3.0]), rng.choice([0.84, 0.88, 1.1]), rng.uniform(0.965, 1.035)),
+    )
     material, colour = CROPS[k]
-    colour = np.asarray(colour)*lightness*(1 + .08*world.dry*np.array([1, .4, .2]))
+    colour = np.asarray(colour) * lightness * (1 + 0.08 * world.dry * np.array([1, 0.4, 0.2]))
     out = corners - corners.mean(0)
-    inside = corners.mean(0) + out*(1 - 5/np.maximum(np.hypot(*out.T), 20))[:, None]
-    if material == 'grass': return [polygons(corners, grass_of(world)), polygons(inside, ink(colour, material))]
-    flat = colour if fine == 2 else colour*(1 + .45*(rows[1] - 1))                 # the mean of the rows
-    out = [polygons(corners, grass_of(world)), polygons(inside, ink(flat, material)),
-           polygons(rows_in(inside, 24., 12., 3), ink(flat*rows[2], material))]        # each pass of the machine
-    if fine < 2: return out
-    out.append(polygons(rows_in(inside, rows[0], .45*rows[0], 4), ink(colour*rows[1], material)))
-    wheels, along = rows_in(inside, 24., .5, 4), long_side(inside)
-    if material != 'crop': return out
-    return out + [polygons(wheels + side*np.array([along[1], -along[0]]), ink(colour*.8 + 16, material)) for side in (-1, 1)]
+    inside = corners.mean(0) + out * (1 - 5 / np.maximum(np.hypot(*out.T), 20))[:, None]
+    if material == 'grass':
+        return [polygons(corners, grass_of(world)), polygons(inside, ink(colour, material))]
+    flat = colour if fine == 2 else colour * (1 + 0.45 * (rows[1] - 1))  # the mean of the rows
+    out = [
+        polygons(corners, grass_of(world)),
+        polygons(inside, ink(flat, material)),
+        polygons(rows_in(inside, 24.0, 12.0, 3), ink(flat * rows[2], material)),
+    ]  # each pass of the machine
+    if fine < 2:
+        return out
+    out.append(
+        polygons(rows_in(inside, rows[0], 0.45 * rows[0], 4), ink(colour * rows[1], material))
+    )
+    wheels, along = rows_in(inside, 24.0, 0.5, 4), long_side(inside)
+    if material != 'crop':
+        return out
+    return out + [
+        polygons(wheels + side * np.array([along[1], -along[0]]), ink(colour * 0.8 + 16, material))
+        for side in (-1, 1)
+    ]
 
 # %% ../nbs/01_scenes.ipynb #crop-of
 def crop_of(world, rng) -> int:
@@ -667,473 +1034,1003 @@ def crop_of(world, rng) -> int:
 def draw_farmland(world, rng, h, w, fine) -> tuple:
     "A block of fields between farm tracks: hedges, single trees, now and then a farmstead."
     block = rects(0, 0, h - 5, w - 5)[0]
-    plots = split_plots(rng, block, (9000., 14000., 24000., 40000.)[pick(world.seed, 2, 9, 4)])
-    ground, hedges = [polygons(rects(0, 0, h + 2, w + 2), grass_of(world, .95)),
-        polygons(rects(0, [-w/2, w/2], h, 3.6), TRACK)], [np.zeros((0, 2))]
+    plots = split_plots(rng, block, (9000.0, 14000.0, 24000.0, 40000.0)[pick(world.seed, 2, 9, 4)])
+    ground, hedges = (
+        [
+            polygons(rects(0, 0, h + 2, w + 2), grass_of(world, 0.95)),
+            polygons(rects(0, [-w / 2, w / 2], h, 3.6), TRACK),
+        ],
+        [np.zeros((0, 2))],
+    )
     for corners in plots:
         ground += field(world, rng, corners, fine)
         for a, b in zip(corners, following(corners[None])[0]):
-            if rng.random() < (.05, .2, .4)[pick(world.seed, 2, 8, 3)]:
-                n = max(1, int(np.hypot(*(b - a))/4.5))
-                hedges.append(a + (b - a)*rng.random((n, 1)) + rng.normal(0, .8, (n, 2)))
+            if rng.random() < (0.05, 0.2, 0.4)[pick(world.seed, 2, 8, 3)]:
+                n = max(1, int(np.hypot(*(b - a)) / 4.5))
+                hedges.append(a + (b - a) * rng.random((n, 1)) + rng.normal(0, 0.8, (n, 2)))
     y, x = np.concatenate(hedges).T
-    objects = [trees(rng, y, x, rng.gamma(6, .42, len(y)), world.sun, world.dry, .05, fine=fine)]
-    if rng.random() < .2:
+    objects = [trees(rng, y, x, rng.gamma(6, 0.42, len(y)), world.sun, world.dry, 0.05, fine=fine)]
+    if rng.random() < 0.2:
         g, o = farmstead(world, rng, plots[rng.integers(len(plots))].mean(0))
-        ground += g; objects += o
+        ground += g
+        objects += o
     return ground, objects
 
 # %% ../nbs/01_scenes.ipynb #farmstead
 def farmstead(world, rng, at) -> tuple:
     "A farm about `at`: yard, barns, a house, trees."
-    yard = blobs(rng, at[0], at[1], 34., 14, .12)
-    y, x = at[0] + np.array([-16., 4., 17.]) + rng.normal(0, 2, 3), at[1] + np.array([-8., 12., -14.]) + rng.normal(0, 2, 3)
-    barns = gables(y, x, [13., 15., 10.], [30., 24., 14.], rng.choice([0, 90, 8], 3), [7., 8., 6.],
-                   choose(rng, ROOFS['metal'] + ROOFS['slate'][:3], 3), world.sun)
-    t = rng.uniform(0, 2*np.pi, 14)
-    ring = trees(rng, at[0] + 37*np.sin(t), at[1] + 37*np.cos(t), rng.uniform(2, 5, 14), world.sun, world.dry)
-    return [polygons(yard, ink((150, 140, 114), 'soil'))], [*barns, ring,
-        *cars(rng, at[0] + rng.uniform(-6, 6, 3), at[1] + rng.uniform(-26, 26, 3), 90., world.sun, (2.4, 6.))]
+    yard = blobs(rng, at[0], at[1], 34.0, 14, 0.12)
+    y, x = (
+        at[0] + np.array([-16.0, 4.0, 17.0]) + rng.normal(0, 2, 3),
+        at[1] + np.array([-8.0, 12.0, -14.0]) + rng.normal(0, 2, 3),
+    )
+    barns = gables(
+        y,
+        x,
+        [13.0, 15.0, 10.0],
+        [30.0, 24.0, 14.0],
+        rng.choice([0, 90, 8], 3),
+        [7.0, 8.0, 6.0],
+        choose(rng, ROOFS['metal'] + ROOFS['slate'][:3], 3),
+        world.sun,
+    )
+    t = rng.uniform(0, 2 * np.pi, 14)
+    ring = trees(
+        rng,
+        at[0] + 37 * np.sin(t),
+        at[1] + 37 * np.cos(t),
+        rng.uniform(2, 5, 14),
+        world.sun,
+        world.dry,
+    )
+    return [polygons(yard, ink((150, 140, 114), 'soil'))], [
+        *barns,
+        ring,
+        *cars(
+            rng,
+            at[0] + rng.uniform(-6, 6, 3),
+            at[1] + rng.uniform(-26, 26, 3),
+            90.0,
+            world.sun,
+            (2.4, 6.0),
+        ),
+    ]
 
 # %% ../nbs/01_scenes.ipynb #zone
-TOWN = 640. # metres: size of a town or a stretch of country
+TOWN = 640.0  # metres: size of a town or a stretch of country
 
-def zone(world:World, y, x, size:float, k:int=0):
+
+def zone(world: World, y, x, size: float, k: int = 0):
     "Smooth noise between 0 and 1 at local y, x, with features of `size` metres: where town ends and country begins."
-    i, j = [np.floor(np.asarray(v)/size).astype(np.int64) for v in (y, x)]
-    v, u = y/size - i, x/size - j
-    v, u = v*v*(3 - 2*v), u*u*(3 - 2*u)
-    a, b, c, d = (pick(world.seed + 31*k, i + di, j + dj, 1000)/999 for di in (0, 1) for dj in (0, 1))
-    return (a*(1 - u) + b*u)*(1 - v) + (c*(1 - u) + d*u)*v
+    i, j = [np.floor(np.asarray(v) / size).astype(np.int64) for v in (y, x)]
+    v, u = y / size - i, x / size - j
+    v, u = v * v * (3 - 2 * v), u * u * (3 - 2 * u)
+    a, b, c, d = (
+        pick(world.seed + 31 * k, i + di, j + dj, 1000) / 999 for di in (0, 1) for dj in (0, 1)
+    )
+    return (a * (1 - u) + b * u) * (1 - v) + (c * (1 - u) + d * u) * v
 
-def countryside(canvas, keep=lambda y, x: np.ones(len(y), bool), woods:float=.24) -> None:
+
+def countryside(canvas, keep=lambda y, x: np.ones(len(y), bool), woods: float = 0.24) -> None:
     "Farmland and woods: fields in cells of 330 by 440 m where any part of the cell is to be kept, trees in cells of 55 m."
     world, parts = canvas.world, [(y, x) for y in (0, -165, 165) for x in (0, -220, 220)]
-    tile(canvas, draw_farmland, (330., 440.), 4, grass_of(world), lambda y,
-        x: np.any([keep(y + v, x + u) for v, u in parts], axis=0))
-    tile(canvas, draw_forest, (55., 55.), 4, FLOOR, lambda y, x: (zone(world, y, x, 500., 1) < woods) & keep(y, x))
+    tile(
+        canvas,
+        draw_farmland,
+        (330.0, 440.0),
+        4,
+        grass_of(world),
+        lambda y, x: np.any([keep(y + v, x + u) for v, u in parts], axis=0),
+    )
+    tile(
+        canvas,
+        draw_forest,
+        (55.0, 55.0),
+        4,
+        FLOOR,
+        lambda y, x: (zone(world, y, x, 500.0, 1) < woods) & keep(y, x),
+    )
 
 # %% ../nbs/01_scenes.ipynb #town
-def town(canvas, draw, cell:tuple, variants:int, base:tuple, share:float=.6, homes:bool=False, grain:float=.7) -> None:
+def town(
+    canvas,
+    draw,
+    cell: tuple,
+    variants: int,
+    base: tuple,
+    share: float = 0.6,
+    homes: bool = False,
+    grain: float = 0.7,
+) -> None:
     "Cells of `draw` over about `share` of the plane, avenues between every few of them, countryside beyond."
     world, (y0, x0, y1, x1) = canvas.world, canvas.box
     inside = lambda y, x: zone(world, y, x, TOWN) < share
     countryside(canvas, lambda y, x: ~inside(y, x))
     green = lambda y, x: pick(world.seed, np.int64(y), np.int64(x), 14 if homes else 9) == 0
     tile(canvas, draw, cell, variants, base, lambda y, x: inside(y, x) & ~green(y, x), grain)
-    tile(canvas, draw_green if homes else draw_spare, cell, 2, base, lambda y, x: inside(y, x) & green(y, x))
-    y, x = [np.arange(math.floor(a/s), math.ceil(b/s) + 1)*s for a, b, s in ((y0, y1, 8*cell[0]), (x0, x1, 5*cell[1]))]
-    put(canvas, [polygons(rects(y, (x0 + x1)/2, 12., x1 - x0 + 30), WORN, PAINT),
-        polygons(rects((y0 + y1)/2, x, y1 - y0 + 30, 12.), WORN, PAINT),
-                 polygons(dashes(x0, x1, y, 3., 9., .16), WHITE), polygons(dashes(y0, y1, x, 3., 9., .16)[..., ::-1], WHITE)])
+    tile(
+        canvas,
+        draw_green if homes else draw_spare,
+        cell,
+        2,
+        base,
+        lambda y, x: inside(y, x) & green(y, x),
+    )
+    y, x = [
+        np.arange(math.floor(a / s), math.ceil(b / s) + 1) * s
+        for a, b, s in ((y0, y1, 8 * cell[0]), (x0, x1, 5 * cell[1]))
+    ]
+    put(
+        canvas,
+        [
+            polygons(rects(y, (x0 + x1) / 2, 12.0, x1 - x0 + 30), WORN, PAINT),
+            polygons(rects((y0 + y1) / 2, x, y1 - y0 + 30, 12.0), WORN, PAINT),
+            polygons(dashes(x0, x1, y, 3.0, 9.0, 0.16), WHITE),
+            polygons(dashes(y0, y1, x, 3.0, 9.0, 0.16)[..., ::-1], WHITE),
+        ],
+    )
 
-def cropland(canvas): countryside(canvas, woods=.12)
-def orchard(canvas): town(canvas, draw_orchard, (124., 168.), 4, TRACK, 0.7)
+
+def cropland(canvas):
+    countryside(canvas, woods=0.12)
+
+
+def orchard(canvas):
+    town(canvas, draw_orchard, (124.0, 168.0), 4, TRACK, 0.7)
 
 # %% ../nbs/01_scenes.ipynb #roads-around
 def roads_around(h, w, width, path=1.8) -> list:
     "Half a street along every side of a cell, with pavements, centre dashes and junctions."
-    dash = [rects([-h/2, h/2], x, .15, 2.) for x in np.arange(-w/2 + 9, w/2 - 8, 6.)] + [rects(y, [-w/2, w/2], 2.,
-        .15) for y in np.arange(-h/2 + 9, h/2 - 8, 6.)]
-    return [polygons(rects(0, 0, h + 1, w + 1), WORN), polygons(rects(0, 0, h - width, w - width), CONCRETE),
-            polygons(np.concatenate(dash), WHITE)], (h - width - 2*path, w - width - 2*path)
+    dash = [rects([-h / 2, h / 2], x, 0.15, 2.0) for x in np.arange(-w / 2 + 9, w / 2 - 8, 6.0)] + [
+        rects(y, [-w / 2, w / 2], 2.0, 0.15) for y in np.arange(-h / 2 + 9, h / 2 - 8, 6.0)
+    ]
+    return [
+        polygons(rects(0, 0, h + 1, w + 1), WORN),
+        polygons(rects(0, 0, h - width, w - width), CONCRETE),
+        polygons(np.concatenate(dash), WHITE),
+    ], (h - width - 2 * path, w - width - 2 * path)
 
 # %% ../nbs/01_scenes.ipynb #houses
 def houses(world, rng, h, w, plot, size, roofs) -> tuple:
     "Two rows of plots back to back in `h` by `w` metres: lawn, drive, house, shed, garden trees, now and then a pool."
-    n = max(2, int(w/plot))
-    x, side = [v.ravel() for v in np.meshgrid((np.arange(n) + .5)*w/n - w/2, [-1., 1.])]
-    m, step = len(x), w/n
-    lawns = inks_of(np.array(grass_of(world)[:3])*rng.uniform(.86, 1.16, (m, 1)) + rng.normal(0, 5, (m, 3)), 'turf')
-    hh, ww = size[0]*rng.uniform(.85, 1.15, m), np.minimum(size[1]*rng.uniform(.85, 1.15, m), step - 2.4)
-    y = side*(h/2 - rng.uniform(5, 7.5, m) - hh/2)
-    drive, swap = x + rng.choice([-1, 1], m)*(step/2 - 1.9), rng.random(m) < .3
-    out = [polygons(rects(side*h/4, x, h/2, step - .35), lawns), polygons(rects(side*(h/2 - 5.), drive, 10., 2.9), CONCRETE),
-           polygons(rects(y - side*(hh/2 + 1.8), x, 3.4, ww*.6),
-                    inks_of(choose(rng, [(170, 158, 142), (150, 140, 130)], m), 'concrete'))]
-    big = gables(y, x, hh, ww, np.where(swap, 90, 0)*(hh > .8*ww), rng.uniform(5, 8, m), choose(rng, roofs, m), world.sun)
-    wing = rng.random(m) < .45
-    big += gables((y + side*hh*.38)[wing], (x + .2*ww)[wing], .6*hh[wing], .38*ww[wing], 90., 5.,
-        choose(rng, roofs, int(wing.sum())), world.sun)
-    shed = rng.random(m) < .5
-    big += gables((side*rng.uniform(2.5, 6, m))[shed], (x + .3*step*rng.choice([-1, 1], m))[shed], 2.4, 3.2, 0., 2.5,
-        choose(rng, ROOFS['slate'], int(shed.sum())), world.sun)
+    n = max(2, int(w / plot))
+    x, side = [v.ravel() for v in np.meshgrid((np.arange(n) + 0.5) * w / n - w / 2, [-1.0, 1.0])]
+    m, step = len(x), w / n
+    lawns = inks_of(
+        np.array(grass_of(world)[:3]) * rng.uniform(0.86, 1.16, (m, 1)) + rng.normal(0, 5, (m, 3)),
+        'turf',
+    )
+    hh, ww = (
+        size[0] * rng.uniform(0.85, 1.15, m),
+        np.minimum(size[1] * rng.uniform(0.85, 1.15, m), step - 2.4),
+    )
+    y = side * (h / 2 - rng.uniform(5, 7.5, m) - hh / 2)
+    drive, swap = x + rng.choice([-1, 1], m) * (step / 2 - 1.9), rng.random(m) < 0.3
+    out = [
+        polygons(rects(side * h / 4, x, h / 2, step - 0.35), lawns),
+        polygons(rects(side * (h / 2 - 5.0), drive, 10.0, 2.9), CONCRETE),
+        polygons(
+            rects(y - side * (hh / 2 + 1.8), x, 3.4, ww * 0.6),
+            inks_of(choose(rng, [(170, 158, 142), (150, 140, 130)], m), 'concrete'),
+        ),
+    ]
+    big = gables(
+        y,
+        x,
+        hh,
+        ww,
+        np.where(swap, 90, 0) * (hh > 0.8 * ww),
+        rng.uniform(5, 8, m),
+        choose(rng, roofs, m),
+        world.sun,
+    )
+    wing = rng.random(m) < 0.45
+    big += gables(
+        (y + side * hh * 0.38)[wing],
+        (x + 0.2 * ww)[wing],
+        0.6 * hh[wing],
+        0.38 * ww[wing],
+        90.0,
+        5.0,
+        choose(rng, roofs, int(wing.sum())),
+        world.sun,
+    )
+    shed = rng.random(m) < 0.5
+    big += gables(
+        (side * rng.uniform(2.5, 6, m))[shed],
+        (x + 0.3 * step * rng.choice([-1, 1], m))[shed],
+        2.4,
+        3.2,
+        0.0,
+        2.5,
+        choose(rng, ROOFS['slate'], int(shed.sum())),
+        world.sun,
+    )
     return out, big, (x, side, step, drive)
 
 # %% ../nbs/01_scenes.ipynb #draw-block
-def draw_block(world, rng, h, w, fine, plot=15., size=(9., 10.5), canopy=1.1, pools=.08) -> tuple:
+def draw_block(
+    world, rng, h, w, fine, plot=15.0, size=(9.0, 10.5), canopy=1.1, pools=0.08
+) -> tuple:
     "A residential block: streets about, houses, gardens, parked cars, trees; some blocks are a green."
-    ground, (ih, iw) = roads_around(h, w, 7.)
-    kinds = ('tile', 'slate', 'tile')[pick(world.seed, 5, 5, 3):][0], 'slate', 'tile'
-    roofs = 2*ROOFS[kinds[0]] + ROOFS[kinds[1]][:3] + ROOFS[kinds[2]][:2]
+    ground, (ih, iw) = roads_around(h, w, 7.0)
+    kinds = ('tile', 'slate', 'tile')[pick(world.seed, 5, 5, 3) :][0], 'slate', 'tile'
+    roofs = 2 * ROOFS[kinds[0]] + ROOFS[kinds[1]][:3] + ROOFS[kinds[2]][:2]
     out, objects, (x, side, step, drive) = houses(world, rng, ih, iw, plot, size, roofs)
     ground += out
-    pool = rng.random(len(x)) < pools*(1 + world.dry)
+    pool = rng.random(len(x)) < pools * (1 + world.dry)
     if pool.any():
-        py, px = (side*rng.uniform(4, 8, len(x)))[pool], x[pool]
-        ground += [polygons(rects(py, px, 6., 10.), CONCRETE), polygons(rects(py, px, 4., 8.), ink((88, 158, 172), 'water'))]
-    n = int(canopy*len(x))
-    ty, tx = np.r_[rng.uniform(-.22, .22, 2*n)*ih, rng.choice([-1, 1], n)*(ih/2 - rng.uniform(1, 4, n))], rng.uniform(-.49, .49,
-        3*n)*iw
-    crowns = trees(rng, ty, tx, rng.gamma(7, .38, 3*n), world.sun, world.dry*.8, fine=fine)
-    parked = rng.random(len(x)) < .55
-    k = rng.integers(len(x)//4, len(x)//2 + 1)
-    street = cars(rng, rng.choice([-1, 1], k)*(h/2 - 2.3), rng.uniform(-.45, .45, k)*w, 0., world.sun, fine=fine)
-    return ground, [*objects, *cars(rng, (side*(ih/2 - 4.2))[parked], drive[parked], 90., world.sun, fine=fine), *street, crowns]
+        py, px = (side * rng.uniform(4, 8, len(x)))[pool], x[pool]
+        ground += [
+            polygons(rects(py, px, 6.0, 10.0), CONCRETE),
+            polygons(rects(py, px, 4.0, 8.0), ink((88, 158, 172), 'water')),
+        ]
+    n = int(canopy * len(x))
+    ty, tx = (
+        np.r_[
+            rng.uniform(-0.22, 0.22, 2 * n) * ih,
+            rng.choice([-1, 1], n) * (ih / 2 - rng.uniform(1, 4, n)),
+        ],
+        rng.uniform(-0.49, 0.49, 3 * n) * iw,
+    )
+    crowns = trees(rng, ty, tx, rng.gamma(7, 0.38, 3 * n), world.sun, world.dry * 0.8, fine=fine)
+    parked = rng.random(len(x)) < 0.55
+    k = rng.integers(len(x) // 4, len(x) // 2 + 1)
+    street = cars(
+        rng,
+        rng.choice([-1, 1], k) * (h / 2 - 2.3),
+        rng.uniform(-0.45, 0.45, k) * w,
+        0.0,
+        world.sun,
+        fine=fine,
+    )
+    return ground, [
+        *objects,
+        *cars(rng, (side * (ih / 2 - 4.2))[parked], drive[parked], 90.0, world.sun, fine=fine),
+        *street,
+        crowns,
+    ]
 
 # %% ../nbs/01_scenes.ipynb #draw-green
 def draw_green(world, rng, h, w, fine) -> tuple:
     "A block left open: lawn, paths, a pond, trees."
-    ground, (ih, iw) = roads_around(h, w, 7.)
-    n, slope = int(ih*iw/130), math.degrees(math.atan2(ih, iw))
-    lawn, pond = ink(grass_of(world)[:3], 'turf'), blobs(rng, *rng.uniform(-.12, .12, 2)*(ih, iw), .18*ih, 20, .3)
-    ground += [polygons(rects(0, 0, ih, iw), lawn), polygons(rects(0, 0, 2.2, math.hypot(ih, iw)*.97, [slope, -slope]), TRACK),
-        polygons(pond, RIVER)]
-    t, r = rng.uniform(0, 2*np.pi, n), rng.uniform(.3, .5, n)
-    return ground, [trees(rng, ih*r*np.sin(t)*.98, iw*r*np.cos(t)*.98, rng.gamma(9, .38, n), world.sun, world.dry*.7, fine=fine)]
+    ground, (ih, iw) = roads_around(h, w, 7.0)
+    n, slope = int(ih * iw / 130), math.degrees(math.atan2(ih, iw))
+    lawn, pond = (
+        ink(grass_of(world)[:3], 'turf'),
+        blobs(rng, *rng.uniform(-0.12, 0.12, 2) * (ih, iw), 0.18 * ih, 20, 0.3),
+    )
+    ground += [
+        polygons(rects(0, 0, ih, iw), lawn),
+        polygons(rects(0, 0, 2.2, math.hypot(ih, iw) * 0.97, [slope, -slope]), TRACK),
+        polygons(pond, RIVER),
+    ]
+    t, r = rng.uniform(0, 2 * np.pi, n), rng.uniform(0.3, 0.5, n)
+    return ground, [
+        trees(
+            rng,
+            ih * r * np.sin(t) * 0.98,
+            iw * r * np.cos(t) * 0.98,
+            rng.gamma(9, 0.38, n),
+            world.sun,
+            world.dry * 0.7,
+            fine=fine,
+        )
+    ]
 
 # %% ../nbs/01_scenes.ipynb #draw-spare
 def draw_spare(world, rng, h, w, fine) -> tuple:
     "A plot not yet built on: rough grass, bare earth, bushes."
-    n, ground = 60, [polygons(rects(0, 0, h + 1, w + 1), grass_of(world, .97))]
-    y, x = rng.uniform(-.4, .4, (2, 6))*[[h], [w]]
-    ground.append(polygons(blobs(rng, y, x, rng.uniform(.05, .22, 6)*h, 16, .4), inks_of(choose(rng, [(160, 140, 110), (140, 122, 96)], 6), 'soil')))
-    y, x = rng.choice([-.3, .1, .3], n)*h + rng.normal(0, .07*h, n), rng.uniform(-.47, .47, n)*w
-    return ground, [trees(rng, y, x, rng.gamma(5, .4, n), world.sun, world.dry, fine=fine)]
+    n, ground = 60, [polygons(rects(0, 0, h + 1, w + 1), grass_of(world, 0.97))]
+    y, x = rng.uniform(-0.4, 0.4, (2, 6)) * [[h], [w]]
+    ground.append(
+        polygons(
+            blobs(rng, y, x, rng.uniform(0.05, 0.22, 6) * h, 16, 0.4),
+            inks_of(choose(rng, [(160, 140, 110), (140, 122, 96)], 6), 'soil'),
+        )
+    )
+    y, x = (
+        rng.choice([-0.3, 0.1, 0.3], n) * h + rng.normal(0, 0.07 * h, n),
+        rng.uniform(-0.47, 0.47, n) * w,
+    )
+    return ground, [trees(rng, y, x, rng.gamma(5, 0.4, n), world.sun, world.dry, fine=fine)]
 
 # %% ../nbs/01_scenes.ipynb #draw-suburb
 def draw_suburb(world, rng, h, w, fine) -> tuple:
     "A block of detached houses on large plots."
-    return draw_block(world, rng, h, w, fine, 29., (12.5, 17.), 2.6, .3)
+    return draw_block(world, rng, h, w, fine, 29.0, (12.5, 17.0), 2.6, 0.3)
 
-def residential(canvas): town(canvas, draw_block, (84., 138.), 4, WORN, homes=True)
-def suburb(canvas): town(canvas, draw_suburb, (112., 192.), 4, WORN, homes=True)
+
+def residential(canvas):
+    town(canvas, draw_block, (84.0, 138.0), 4, WORN, homes=True)
+
+
+def suburb(canvas):
+    town(canvas, draw_suburb, (112.0, 192.0), 4, WORN, homes=True)
 
 # %% ../nbs/01_scenes.ipynb #flat-roof
 def flat_roof(world, rng, y, x, h, w, height, colour) -> list:
     "Batches of a large flat roof: parapet, sheets, rooflights, a higher part, plant."
-    colour, bays = np.asarray(colour, dtype=float), np.arange(-w/2 + 6, w/2 - 4, 6.)
-    sheets = colour*rng.uniform(.93, 1.05, (len(bays), 1))
-    out = raised(rects(y, x, h, w), height, ink(.78*colour, 'roof'), world.sun) + [polygons(rects(y, x, h - 1.2, w - 1.2),
-        ink(colour, 'roof')),
-        polygons(rects(y, x + bays, h - 1.2, 5.6), inks_of(sheets, 'roof')), polygons(rects(y, x, .5, w - 2),
-            ink(.86*colour, 'roof'))]
-    if rng.random() < .7: out.append(polygons(rects((y + np.array([[-.25], [.25]])*h).repeat(len(bays[::2]), 1).ravel(),
-        np.tile(x + bays[::2], 2), .3*h, 1.4), ink((.4*colour + (130, 136, 138)) if colour.mean() < 160 else .55*colour + (20, 26,
-        32), 'roof')))
-    if rng.random() < .35: out += raised(rects(y + rng.choice([-.2, .2])*h, x + rng.choice([-.25, .25])*w, .5*h, .36*w), 3.5,
-        ink(colour*rng.uniform(.85, 1.12), 'roof'), world.sun)
+    colour, bays = np.asarray(colour, dtype=float), np.arange(-w / 2 + 6, w / 2 - 4, 6.0)
+    sheets = colour * rng.uniform(0.93, 1.05, (len(bays), 1))
+    out = raised(rects(y, x, h, w), height, ink(0.78 * colour, 'roof'), world.sun) + [
+        polygons(rects(y, x, h - 1.2, w - 1.2), ink(colour, 'roof')),
+        polygons(rects(y, x + bays, h - 1.2, 5.6), inks_of(sheets, 'roof')),
+        polygons(rects(y, x, 0.5, w - 2), ink(0.86 * colour, 'roof')),
+    ]
+    if rng.random() < 0.7:
+        out.append(
+            polygons(
+                rects(
+                    (y + np.array([[-0.25], [0.25]]) * h).repeat(len(bays[::2]), 1).ravel(),
+                    np.tile(x + bays[::2], 2),
+                    0.3 * h,
+                    1.4,
+                ),
+                ink(
+                    (0.4 * colour + (130, 136, 138))
+                    if colour.mean() < 160
+                    else 0.55 * colour + (20, 26, 32),
+                    'roof',
+                ),
+            )
+        )
+    if rng.random() < 0.35:
+        out += raised(
+            rects(
+                y + rng.choice([-0.2, 0.2]) * h,
+                x + rng.choice([-0.25, 0.25]) * w,
+                0.5 * h,
+                0.36 * w,
+            ),
+            3.5,
+            ink(colour * rng.uniform(0.85, 1.12), 'roof'),
+            world.sun,
+        )
     n = rng.integers(2, 9)
-    units = rects(y + rng.uniform(-.4, .4, n)*h, x + rng.uniform(-.42, .42, n)*w, rng.uniform(1.5, 3.6, n),
-        rng.uniform(1.5, 4.6, n))
-    return out + raised(units, 1.6, inks_of(choose(rng, [(196, 196, 192), (130, 132, 134)], n), 'roof'), world.sun)
+    units = rects(
+        y + rng.uniform(-0.4, 0.4, n) * h,
+        x + rng.uniform(-0.42, 0.42, n) * w,
+        rng.uniform(1.5, 3.6, n),
+        rng.uniform(1.5, 4.6, n),
+    )
+    return out + raised(
+        units, 1.6, inks_of(choose(rng, [(196, 196, 192), (130, 132, 134)], n), 'roof'), world.sun
+    )
 
 # %% ../nbs/01_scenes.ipynb #tanks
 def tanks(world, rng, h, w) -> list:
     "Batches of a tank farm in h by w metres."
     r = rng.uniform(8, 15)
-    y, x = [v.ravel() for v in np.meshgrid(np.arange(-h/2 + 1.5*r, h/2 - 1.2*r, 2.7*r),
-        np.arange(-w/2 + 1.5*r, w/2 - 1.2*r, 2.7*r))]
-    on = rng.random(y.shape) < .85
-    circle = lambda k: blobs(rng, y[on], x[on], k*r, 24, 0)
+    y, x = [
+        v.ravel()
+        for v in np.meshgrid(
+            np.arange(-h / 2 + 1.5 * r, h / 2 - 1.2 * r, 2.7 * r),
+            np.arange(-w / 2 + 1.5 * r, w / 2 - 1.2 * r, 2.7 * r),
+        )
+    ]
+    on = rng.random(y.shape) < 0.85
+    circle = lambda k: blobs(rng, y[on], x[on], k * r, 24, 0)
     tops = choose(rng, [(214, 214, 208), (196, 198, 196), (226, 224, 214)], int(on.sum()))
-    lid = circle(.93) - .04*r*np.asarray(world.sun)
-    return [polygons(circle(1.25), ink((150, 142, 126), 'soil'))], [*raised(circle(1.), 10., inks_of(.8*tops, 'roof'),
-        world.sun), polygons(lid, inks_of(tops, 'roof')),
-        polygons(blobs(rng, y[on], x[on], .12*r, 8, 0), ink((150, 150, 148), 'roof'))]
+    lid = circle(0.93) - 0.04 * r * np.asarray(world.sun)
+    return [polygons(circle(1.25), ink((150, 142, 126), 'soil'))], [
+        *raised(circle(1.0), 10.0, inks_of(0.8 * tops, 'roof'), world.sun),
+        polygons(lid, inks_of(tops, 'roof')),
+        polygons(blobs(rng, y[on], x[on], 0.12 * r, 8, 0), ink((150, 150, 148), 'roof')),
+    ]
 
 # %% ../nbs/01_scenes.ipynb #stalls
-def stalls(world, rng, y, x, h, w, full=.6, fine:int=2) -> tuple:
+def stalls(world, rng, y, x, h, w, full=0.6, fine: int = 2) -> tuple:
     "Ground and objects of a car park of h by w metres: rows of 2.5 x 5 m stalls, 6 m aisles."
-    rows = np.arange(-h/2 + 3.5, h/2 - 3, 16.)
-    rows = np.r_[rows, rows + 5.]
-    rows = rows[rows < h/2 - 2.4]
-    cols = np.arange(-w/2 + 3, w/2 - 2, 2.5)
+    rows = np.arange(-h / 2 + 3.5, h / 2 - 3, 16.0)
+    rows = np.r_[rows, rows + 5.0]
+    rows = rows[rows < h / 2 - 2.4]
+    cols = np.arange(-w / 2 + 3, w / 2 - 2, 2.5)
     sy, sx = [v.ravel() for v in np.meshgrid(rows, cols, indexing='ij')]
-    ground = [polygons(rects(y, x, h, w), WORN if rng.random() < .4 else ASPHALT),
-        polygons(rects(y + sy, x + sx + 1.25, 5., .12), WHITE)]
-    on = rng.random(sy.shape) < full*rng.uniform(.5, 1.3)
-    up = rng.choice([90., 270.], int(on.sum()))
-    sy, sx = y + sy[on] + rng.normal(0, .12, on.sum()), x + sx[on] + rng.normal(0, .08, on.sum())
+    ground = [
+        polygons(rects(y, x, h, w), WORN if rng.random() < 0.4 else ASPHALT),
+        polygons(rects(y + sy, x + sx + 1.25, 5.0, 0.12), WHITE),
+    ]
+    on = rng.random(sy.shape) < full * rng.uniform(0.5, 1.3)
+    up = rng.choice([90.0, 270.0], int(on.sum()))
+    sy, sx = y + sy[on] + rng.normal(0, 0.12, on.sum()), x + sx[on] + rng.normal(0, 0.08, on.sum())
     return ground, cars(rng, sy, sx, up, world.sun, fine=fine)
 
 # %% ../nbs/01_scenes.ipynb #draw-parking
 def draw_parking(world, rng, h, w, fine) -> tuple:
     "A shopping cell: car park, planted strips, one large store."
-    ground, (ih, iw) = roads_around(h, w, 9.)
+    ground, (ih, iw) = roads_around(h, w, 9.0)
     deep = rng.uniform(36, 52)
     side = rng.choice([-1, 1])
     park_h = ih - deep - 8
-    g, o = stalls(world, rng, side*(-ih/2 + park_h/2 + 2), 0, park_h, iw - 4, .75, fine)
-    ty = side*(-ih/2 + 2 + park_h/2) + np.r_[np.full(9, -park_h/2 - .5), np.full(9, park_h/2 + 1)]
-    crowns = trees(rng, ty, np.tile(np.linspace(-.46, .46, 9), 2)*iw, rng.uniform(1.6, 2.8, 18), world.sun, world.dry*.6, 0,
-        fine=fine)
+    g, o = stalls(world, rng, side * (-ih / 2 + park_h / 2 + 2), 0, park_h, iw - 4, 0.75, fine)
+    ty = (
+        side * (-ih / 2 + 2 + park_h / 2)
+        + np.r_[np.full(9, -park_h / 2 - 0.5), np.full(9, park_h / 2 + 1)]
+    )
+    crowns = trees(
+        rng,
+        ty,
+        np.tile(np.linspace(-0.46, 0.46, 9), 2) * iw,
+        rng.uniform(1.6, 2.8, 18),
+        world.sun,
+        world.dry * 0.6,
+        0,
+        fine=fine,
+    )
     colour = choose(rng, ROOFS['metal'][:4] + ((222, 220, 214),), 1)[0]
-    store = flat_roof(world, rng, side*(ih/2 - deep/2 - 3), rng.uniform(-.06, .06)*iw, deep, iw*rng.uniform(.66, .84), 9., colour)
+    store = flat_roof(
+        world,
+        rng,
+        side * (ih / 2 - deep / 2 - 3),
+        rng.uniform(-0.06, 0.06) * iw,
+        deep,
+        iw * rng.uniform(0.66, 0.84),
+        9.0,
+        colour,
+    )
     return [*ground, polygons(rects(0, 0, ih, iw), grass_of(world)), *g], [*o, crowns, *store]
 
-def parking(canvas): town(canvas, draw_parking, (148., 176.), 4, WORN, .55, grain=.36)
+
+def parking(canvas):
+    town(canvas, draw_parking, (148.0, 176.0), 4, WORN, 0.55, grain=0.36)
 
 # %% ../nbs/01_scenes.ipynb #halls
 def halls(world, rng, h, w) -> list:
     "Batches of one to three halls side by side in h by w metres."
-    objects, n, left = [], rng.integers(1, 4), -w/2 + 6
-    edges = np.sort(rng.uniform(.25, .8, n - 1)) if n > 1 else np.array([])
-    for a, b in zip(np.r_[0, edges], np.r_[edges, .92]):
-        if b - a < .14: continue
-        deep = h*rng.uniform(.42, .66)
-        objects += flat_roof(world, rng, -h/2 + 7 + deep/2, left + (a + b)/2*(w - 12), deep, (b - a)*(w - 12) - 7,
-            rng.uniform(8, 14), choose(rng, ROOFS['metal'], 1)[0])
+    objects, n, left = [], rng.integers(1, 4), -w / 2 + 6
+    edges = np.sort(rng.uniform(0.25, 0.8, n - 1)) if n > 1 else np.array([])
+    for a, b in zip(np.r_[0, edges], np.r_[edges, 0.92]):
+        if b - a < 0.14:
+            continue
+        deep = h * rng.uniform(0.42, 0.66)
+        objects += flat_roof(
+            world,
+            rng,
+            -h / 2 + 7 + deep / 2,
+            left + (a + b) / 2 * (w - 12),
+            deep,
+            (b - a) * (w - 12) - 7,
+            rng.uniform(8, 14),
+            choose(rng, ROOFS['metal'], 1)[0],
+        )
     return objects
 
 # %% ../nbs/01_scenes.ipynb #draw-works
 def draw_works(world, rng, h, w, fine) -> tuple:
     "An industrial cell: a tank farm, or a yard with halls, lorries, containers and a staff car park."
-    ground, (ih, iw) = roads_around(h, w, 9.)
-    ground += [polygons(rects(0, 0, ih, iw), grass_of(world)), polygons(rects(0, 0, ih - 7, iw - 7), rng.choice([0,
-        1]) and CONCRETE or WORN)]
-    if rng.random() < .2:
+    ground, (ih, iw) = roads_around(h, w, 9.0)
+    ground += [
+        polygons(rects(0, 0, ih, iw), grass_of(world)),
+        polygons(rects(0, 0, ih - 7, iw - 7), rng.choice([0, 1]) and CONCRETE or WORN),
+    ]
+    if rng.random() < 0.2:
         g, o = tanks(world, rng, ih - 14, iw - 14)
         return ground + g, o
     objects = halls(world, rng, ih, iw)
     k = rng.integers(5, 12)
-    boxes = rects(ih/2 - rng.uniform(9, 26, 3*k), rng.uniform(-.44, .1, 3*k)*iw, 2.5, 12.2, rng.choice([0., 90.], 3*k))
-    paints = inks_of(choose(rng, [(150, 74, 60), (66, 92, 120), (196, 192, 182), (92, 112, 84), (176, 132, 74)], 3*k), 'vehicle')
+    boxes = rects(
+        ih / 2 - rng.uniform(9, 26, 3 * k),
+        rng.uniform(-0.44, 0.1, 3 * k) * iw,
+        2.5,
+        12.2,
+        rng.choice([0.0, 90.0], 3 * k),
+    )
+    paints = inks_of(
+        choose(
+            rng,
+            [(150, 74, 60), (66, 92, 120), (196, 192, 182), (92, 112, 84), (176, 132, 74)],
+            3 * k,
+        ),
+        'vehicle',
+    )
     objects += raised(boxes, 2.6, paints, world.sun)
-    g, o = stalls(world, rng, ih/2 - 20, .3*iw, 27, .32*iw, .6, fine)
-    t = rng.uniform(-.5, .5, 26)
-    green = trees(rng, np.where(rng.random(26) < .5, -1, 1)*(ih/2 - 1.8), t*iw, rng.uniform(1.8, 3.6, 26), world.sun, world.dry,
-        fine=fine)
+    g, o = stalls(world, rng, ih / 2 - 20, 0.3 * iw, 27, 0.32 * iw, 0.6, fine)
+    t = rng.uniform(-0.5, 0.5, 26)
+    green = trees(
+        rng,
+        np.where(rng.random(26) < 0.5, -1, 1) * (ih / 2 - 1.8),
+        t * iw,
+        rng.uniform(1.8, 3.6, 26),
+        world.sun,
+        world.dry,
+        fine=fine,
+    )
     return ground + g, [*objects, *o, green]
 
 # %% ../nbs/01_scenes.ipynb #industrial
-def industrial(canvas): town(canvas, draw_works, (150., 216.), 4, WORN, 0.6)
+def industrial(canvas):
+    town(canvas, draw_works, (150.0, 216.0), 4, WORN, 0.6)
+
 
 def draw_solar(world, rng, h, w, fine) -> tuple:
     "A cell of a solar farm: tables of panels on grass, tracks, inverter huts."
-    pitch, deep = (6.2, 7., 8.5)[pick(world.seed, 9, 1, 3)], (3.3, 4.1, 4.4)[pick(world.seed, 9, 1, 3)]
-    y = np.arange(-h/2 + 6, h/2 - 4, pitch)
-    ty, tx = [v.ravel() for v in np.meshgrid(y, np.array([-1, 0, 1])*(w - 8)/3, indexing='ij')]
-    span = (w - 8)/3 - 2.5
-    panel = np.array((54, 62, 84))*rng.uniform(.92, 1.1)
-    panel = ink(panel if fine else panel + .08*((102, 110, 124) - panel), 'panel')   # from afar, with its joints
+    pitch, deep = (
+        (6.2, 7.0, 8.5)[pick(world.seed, 9, 1, 3)],
+        (3.3, 4.1, 4.4)[pick(world.seed, 9, 1, 3)],
+    )
+    y = np.arange(-h / 2 + 6, h / 2 - 4, pitch)
+    ty, tx = [v.ravel() for v in np.meshgrid(y, np.array([-1, 0, 1]) * (w - 8) / 3, indexing='ij')]
+    span = (w - 8) / 3 - 2.5
+    panel = np.array((54, 62, 84)) * rng.uniform(0.92, 1.1)
+    panel = ink(
+        panel if fine else panel + 0.08 * ((102, 110, 124) - panel), 'panel'
+    )  # from afar, with its joints
     table = raised(rects(ty, tx, deep, span), 1.7, panel, world.sun)
-    joints = rects(np.repeat(ty, 11), (tx[:, None] + np.linspace(-.5, .5, 11)*span).ravel(), deep, .16)
-    seam = [polygons(rects(ty, tx, .14, span), ink((120, 126, 138), 'panel')), polygons(joints, ink((96, 104, 120), 'panel'))]
-    hut = raised(rects(h/2 - 5, 0, 3., 9.), 3., ink((206, 206, 200), 'roof'), world.sun)
-    under = ink(np.array(grass_of(world)[:3])*rng.uniform(.92, 1.06), 'grass')
-    return [polygons(rects(0, 0, h + 1, w + 1), TRACK), polygons(rects(0, 0, h - 4, w - 4), under)], [*table,
-        *(seam if fine else []), *hut]
+    joints = rects(
+        np.repeat(ty, 11), (tx[:, None] + np.linspace(-0.5, 0.5, 11) * span).ravel(), deep, 0.16
+    )
+    seam = [
+        polygons(rects(ty, tx, 0.14, span), ink((120, 126, 138), 'panel')),
+        polygons(joints, ink((96, 104, 120), 'panel')),
+    ]
+    hut = raised(rects(h / 2 - 5, 0, 3.0, 9.0), 3.0, ink((206, 206, 200), 'roof'), world.sun)
+    under = ink(np.array(grass_of(world)[:3]) * rng.uniform(0.92, 1.06), 'grass')
+    return [
+        polygons(rects(0, 0, h + 1, w + 1), TRACK),
+        polygons(rects(0, 0, h - 4, w - 4), under),
+    ], [*table, *(seam if fine else []), *hut]
 
-def solar(canvas): town(canvas, draw_solar, (98., 134.), 3, TRACK, .55, grain=.36)
+
+def solar(canvas):
+    town(canvas, draw_solar, (98.0, 134.0), 3, TRACK, 0.55, grain=0.36)
 
 # %% ../nbs/01_scenes.ipynb #pitch-lines
 def pitch_lines(y, x, h, w, degrees=0) -> np.ndarray:
     "Outlines `(4N, 4, 2)` 0.12 m wide of rectangles h by w about (y, x)."
     corners = rects(y, x, h, w, degrees)
-    return strips(corners.reshape(-1, 2), np.roll(corners, -1, 1).reshape(-1, 2), .14)
+    return strips(corners.reshape(-1, 2), np.roll(corners, -1, 1).reshape(-1, 2), 0.14)
 
 # %% ../nbs/01_scenes.ipynb #football
-def football(world, rng, y, x, track:bool) -> list:
+def football(world, rng, y, x, track: bool) -> list:
     "A 68 x 105 m pitch with mowing stripes and markings, if wanted inside a 400 m running track."
-    ring = lambda r, t=np.linspace(-np.pi/2, np.pi/2, 13): np.concatenate([np.stack([y + r*np.sin(t), x + 42.2 + r*np.cos(t)],
-        -1), np.stack([y - r*np.sin(t), x - 42.2 - r*np.cos(t)], -1)])
+    ring = lambda r, t=np.linspace(-np.pi / 2, np.pi / 2, 13): np.concatenate(
+        [
+            np.stack([y + r * np.sin(t), x + 42.2 + r * np.cos(t)], -1),
+            np.stack([y - r * np.sin(t), x - 42.2 - r * np.cos(t)], -1),
+        ]
+    )
     out = []
     if track:
-        clay = (168, 92, 74) if rng.random() < .7 else (86, 110, 134)
-        out = [polygons(ring(47.), ink(clay, 'concrete'))]
-        for r in np.arange(46.2, 36.5, -1.22): out += [polygons(ring(r), WHITE), polygons(ring(r - .12), ink(clay, 'concrete'))]
+        clay = (168, 92, 74) if rng.random() < 0.7 else (86, 110, 134)
+        out = [polygons(ring(47.0), ink(clay, 'concrete'))]
+        for r in np.arange(46.2, 36.5, -1.22):
+            out += [polygons(ring(r), WHITE), polygons(ring(r - 0.12), ink(clay, 'concrete'))]
         out.append(polygons(ring(36.5), ink((98, 122, 66), 'turf')))
-    h, w = (60., 92.) if track else (68., 105.)
-    green = np.array((84, 118, 60))*rng.uniform(.9, 1.1)
-    out += [polygons(rects(y, x, h + 6, w + 6), ink(green*.96, 'turf')), polygons(rects(y, x + (np.arange(8) - 3.5)*w/8, h, w/16),
-        ink(green*1.1, 'turf'))]
+    h, w = (60.0, 92.0) if track else (68.0, 105.0)
+    green = np.array((84, 118, 60)) * rng.uniform(0.9, 1.1)
+    out += [
+        polygons(rects(y, x, h + 6, w + 6), ink(green * 0.96, 'turf')),
+        polygons(rects(y, x + (np.arange(8) - 3.5) * w / 8, h, w / 16), ink(green * 1.1, 'turf')),
+    ]
     arc = blobs(rng, y, x, 9.15, 24, 0)[0]
-    lines = [pitch_lines(y, x, h, w), pitch_lines(y, x + np.array([-1, 1])*(w/2 - 8.25), 40.3, 16.5),
-        pitch_lines(y, x + np.array([-1, 1])*(w/2 - 2.75), 18.3, 5.5),
-             strips((y - h/2, x), (y + h/2, x), .14), strips(arc, np.roll(arc, -1, 0), .14)]
+    lines = [
+        pitch_lines(y, x, h, w),
+        pitch_lines(y, x + np.array([-1, 1]) * (w / 2 - 8.25), 40.3, 16.5),
+        pitch_lines(y, x + np.array([-1, 1]) * (w / 2 - 2.75), 18.3, 5.5),
+        strips((y - h / 2, x), (y + h / 2, x), 0.14),
+        strips(arc, np.roll(arc, -1, 0), 0.14),
+    ]
     return out + [polygons(np.concatenate(lines), WHITE)]
 
 # %% ../nbs/01_scenes.ipynb #tennis
 def tennis(rng, y, x) -> list:
     "Tennis courts of 10.97 x 23.77 m about the centres (y, x), lying along x."
     y, x = np.atleast_1d(y).astype(float), np.atleast_1d(x).astype(float)
-    outer, inner = [((84, 110, 92), (66, 96, 128)), ((92, 122, 84), (164, 98, 76)), ((150, 90, 72), (160, 98, 78))][rng.integers(3)]
-    lines = [pitch_lines(y, x, 10.97, 23.77), pitch_lines(y, x, 8.23, 23.77), pitch_lines(y, x, 8.23, 12.8),
-        rects(y, x, .14, 12.8), rects(y, x, 10.97, .14)]
-    return [polygons(rects(y, x, 17., 35.), ink(outer, 'concrete')), polygons(rects(y, x, 10.97, 23.77), ink(inner, 'concrete')),
-        polygons(np.concatenate(lines), WHITE)]
+    outer, inner = [
+        ((84, 110, 92), (66, 96, 128)),
+        ((92, 122, 84), (164, 98, 76)),
+        ((150, 90, 72), (160, 98, 78)),
+    ][rng.integers(3)]
+    lines = [
+        pitch_lines(y, x, 10.97, 23.77),
+        pitch_lines(y, x, 8.23, 23.77),
+        pitch_lines(y, x, 8.23, 12.8),
+        rects(y, x, 0.14, 12.8),
+        rects(y, x, 10.97, 0.14),
+    ]
+    return [
+        polygons(rects(y, x, 17.0, 35.0), ink(outer, 'concrete')),
+        polygons(rects(y, x, 10.97, 23.77), ink(inner, 'concrete')),
+        polygons(np.concatenate(lines), WHITE),
+    ]
+
 
 def diamond(world, rng, y, x) -> list:
     "A baseball field: outfield grass, clay infield with 27.4 m sides."
     t = np.radians(np.linspace(45, 135, 14))
-    fan = lambda r, by=0.: np.concatenate([[[y - by, x]], np.stack([y - by - r*np.sin(t), x - r*np.cos(t)], -1)])
+    fan = lambda r, by=0.0: np.concatenate(
+        [[[y - by, x]], np.stack([y - by - r * np.sin(t), x - r * np.cos(t)], -1)]
+    )
     green, clay = ink((94, 122, 64), 'turf'), ink((170, 128, 94), 'soil')
-    square = lambda s: np.array([(y, x), (y - s/1.414, x - s/1.414), (y - s*1.414, x), (y - s/1.414, x + s/1.414)])
-    return [polygons(fan(98., -6), clay), polygons(fan(94., -2), green), polygons(fan(42.), clay),
-        polygons(square(26.) - (2.5, 0), green),
-            polygons(blobs(rng, y - 18.4, x, 2.7, 12, 0), clay), polygons(strips([(y, x)]*2, [fan(94.)[1], fan(94.)[-1]], .2),
-                WHITE)]
+    square = lambda s: np.array(
+        [(y, x), (y - s / 1.414, x - s / 1.414), (y - s * 1.414, x), (y - s / 1.414, x + s / 1.414)]
+    )
+    return [
+        polygons(fan(98.0, -6), clay),
+        polygons(fan(94.0, -2), green),
+        polygons(fan(42.0), clay),
+        polygons(square(26.0) - (2.5, 0), green),
+        polygons(blobs(rng, y - 18.4, x, 2.7, 12, 0), clay),
+        polygons(strips([(y, x)] * 2, [fan(94.0)[1], fan(94.0)[-1]], 0.2), WHITE),
+    ]
 
 # %% ../nbs/01_scenes.ipynb #draw-sports
 def draw_sports(world, rng, h, w, fine) -> tuple:
     "A cell of sports grounds: a stadium, two pitches, tennis courts or baseball, with trees, a club house and cars."
-    ground, (ih, iw) = roads_around(h, w, 6.)
-    ground.append(polygons(rects(0, 0, ih, iw), ink(np.array(grass_of(world)[:3])*.8 + (14, 22, 10), 'turf')))
+    ground, (ih, iw) = roads_around(h, w, 6.0)
+    ground.append(
+        polygons(
+            rects(0, 0, ih, iw), ink(np.array(grass_of(world)[:3]) * 0.8 + (14, 22, 10), 'turf')
+        )
+    )
     kind = rng.integers(4)
-    if kind == 0: ground += football(world, rng, -ih/2 + 52, -iw/2 + 96, True)
-    elif kind == 1: ground += football(world, rng, -ih/2 + 42, -iw/2 + 60, False) + tennis(rng, -ih/2 + 18 + 17*np.arange(4),
-        [iw/2 - 42]*4)
-    elif kind == 2: ground += diamond(world, rng, ih/2 - 36, -iw/2 + 80)
-    else: ground += football(world, rng, -ih/2 + 42, iw/2 - 60, False) + tennis(rng, [-ih/2 + 18, -ih/2 + 35, -ih/2 + 52],
-        [-iw/2 + 42]*3)
-    g, o = stalls(world, rng, ih/2 - 17, iw/2 - 36, 27., 62., .5, fine)
-    club = flat_roof(world, rng, ih/2 - 14, iw/2 - 84, 14., 26., 6., choose(rng, ROOFS['slate'] + ROOFS['metal'], 1)[0])
+    if kind == 0:
+        ground += football(world, rng, -ih / 2 + 52, -iw / 2 + 96, True)
+    elif kind == 1:
+        ground += football(world, rng, -ih / 2 + 42, -iw / 2 + 60, False) + tennis(
+            rng, -ih / 2 + 18 + 17 * np.arange(4), [iw / 2 - 42] * 4
+        )
+    elif kind == 2:
+        ground += diamond(world, rng, ih / 2 - 36, -iw / 2 + 80)
+    else:
+        ground += football(world, rng, -ih / 2 + 42, iw / 2 - 60, False) + tennis(
+            rng, [-ih / 2 + 18, -ih / 2 + 35, -ih / 2 + 52], [-iw / 2 + 42] * 3
+        )
+    g, o = stalls(world, rng, ih / 2 - 17, iw / 2 - 36, 27.0, 62.0, 0.5, fine)
+    club = flat_roof(
+        world,
+        rng,
+        ih / 2 - 14,
+        iw / 2 - 84,
+        14.0,
+        26.0,
+        6.0,
+        choose(rng, ROOFS['slate'] + ROOFS['metal'], 1)[0],
+    )
     n = 90
-    edge, t = rng.integers(0, 4, n), rng.uniform(-.5, .5, n)
-    y, x = np.where(edge < 2, (edge*2 - 1)*(ih/2 - 3), t*ih), np.where(edge < 2, t*iw, (edge*2 - 5)*(iw/2 - 3))
-    return ground + g, [*o, *club, trees(rng, y + rng.normal(0, 1, n), x + rng.normal(0, 1, n), rng.gamma(8, .36, n), world.sun,
-        world.dry*.6, fine=fine)]
+    edge, t = rng.integers(0, 4, n), rng.uniform(-0.5, 0.5, n)
+    y, x = (
+        np.where(edge < 2, (edge * 2 - 1) * (ih / 2 - 3), t * ih),
+        np.where(edge < 2, t * iw, (edge * 2 - 5) * (iw / 2 - 3)),
+    )
+    return ground + g, [
+        *o,
+        *club,
+        trees(
+            rng,
+            y + rng.normal(0, 1, n),
+            x + rng.normal(0, 1, n),
+            rng.gamma(8, 0.36, n),
+            world.sun,
+            world.dry * 0.6,
+            fine=fine,
+        ),
+    ]
 
-def sports(canvas): town(canvas, draw_sports, (146., 232.), 4, grass_of(canvas.world), .55)
+
+def sports(canvas):
+    town(canvas, draw_sports, (146.0, 232.0), 4, grass_of(canvas.world), 0.55)
 
 # %% ../nbs/01_scenes.ipynb #near
-def near(canvas, cell:float, reach:float=0.) -> list:
+def near(canvas, cell: float, reach: float = 0.0) -> list:
     "Indices (i, j) of square cells of `cell` metres whose middle is in view, or within `reach` metres of it."
     y0, x0, y1, x1 = canvas.box
-    return [(i, j) for i in range(math.floor((y0 - reach)/cell),
-        math.ceil((y1 + reach)/cell)) for j in range(math.floor((x0 - reach)/cell), math.ceil((x1 + reach)/cell))]
+    return [
+        (i, j)
+        for i in range(math.floor((y0 - reach) / cell), math.ceil((y1 + reach) / cell))
+        for j in range(math.floor((x0 - reach) / cell), math.ceil((x1 + reach) / cell))
+    ]
 
-def along(canvas, cell:float, reach:float=0.) -> list:
+
+def along(canvas, cell: float, reach: float = 0.0) -> list:
     "Indices of stretches of `cell` metres of the local x axis that are in view, or within `reach` metres of it."
-    return range(math.floor((canvas.box[1] - reach)/cell), math.ceil((canvas.box[3] + reach)/cell))
+    return range(
+        math.floor((canvas.box[1] - reach) / cell), math.ceil((canvas.box[3] + reach) / cell)
+    )
 
-def lanes(canvas, y:float, width:float, colour, under=None) -> None:
+
+def lanes(canvas, y: float, width: float, colour, under=None) -> None:
     "A band of `width` metres about local y along the whole view; thinner than a canvas pixel, it fades into the ink `under`."
-    if under: share = min(1., width/canvas.step); width = max(width, canvas.step)
-    if under: colour = (*[round(c*share + u*(1 - share)) for c, u in zip(colour[:3], under)], under[3])
-    put(canvas, [polygons(rects(y, (canvas.box[1] + canvas.box[3])/2, width, canvas.box[3] - canvas.box[1] + 20), colour, PAINT)])
+    if under:
+        share = min(1.0, width / canvas.step)
+        width = max(width, canvas.step)
+    if under:
+        colour = (
+            *[round(c * share + u * (1 - share)) for c, u in zip(colour[:3], under)],
+            under[3],
+        )
+    put(
+        canvas,
+        [
+            polygons(
+                rects(
+                    y,
+                    (canvas.box[1] + canvas.box[3]) / 2,
+                    width,
+                    canvas.box[3] - canvas.box[1] + 20,
+                ),
+                colour,
+                PAINT,
+            )
+        ],
+    )
 
 # %% ../nbs/01_scenes.ipynb #motorway
 def motorway(canvas):
     "Two carriageways of three 3.6 m lanes through farmland and woods, with traffic and bridges over it."
     world = canvas.world
-    if pick(world.seed, 2, 2, 4) == 0: residential(canvas)
-    else: countryside(canvas)
+    if pick(world.seed, 2, 2, 4) == 0:
+        residential(canvas)
+    else:
+        countryside(canvas)
     grey, median = ink((112, 111, 110), 'asphalt'), grass_of(world, 1.04)
-    for width, colour in ((58., grass_of(world, .96)), (40.4, TRACK), (39., grey), (7., median)): lanes(canvas, 0, width, colour)
-    lanes(canvas, 0, .7, ink((190, 188, 180), 'concrete'), median)
-    for y in (-18., -7., 7., 18.): lanes(canvas, y, .2, WHITE, grey)
+    for width, colour in (
+        (58.0, grass_of(world, 0.96)),
+        (40.4, TRACK),
+        (39.0, grey),
+        (7.0, median),
+    ):
+        lanes(canvas, 0, width, colour)
+    lanes(canvas, 0, 0.7, ink((190, 188, 180), 'concrete'), median)
+    for y in (-18.0, -7.0, 7.0, 18.0):
+        lanes(canvas, y, 0.2, WHITE, grey)
     x0, x1 = canvas.box[1], canvas.box[3]
     lines = np.array([-14.3, -10.7, 10.7, 14.3])
-    put(canvas, [polygons(dashes(x0, x1, lines, 4., 12., .18), WHITE)])
-    put(canvas, [b for i in along(canvas, 90., 20) for b in traffic(world, i, 90., canvas.fine)])
-    for i in along(canvas, 1300., 60): overpass(canvas, i*1300. + 650.)
+    put(canvas, [polygons(dashes(x0, x1, lines, 4.0, 12.0, 0.18), WHITE)])
+    put(canvas, [b for i in along(canvas, 90.0, 20) for b in traffic(world, i, 90.0, canvas.fine)])
+    for i in along(canvas, 1300.0, 60):
+        overpass(canvas, i * 1300.0 + 650.0)
 
 # %% ../nbs/01_scenes.ipynb #traffic
-def traffic(world, i:int, length:float, fine:bool) -> list:
+def traffic(world, i: int, length: float, fine: bool) -> list:
     "Batches of the cars and lorries on one stretch of the motorway, and of the trees beside it."
     rng, sun = make_rng('traffic', world.seed, i), world.sun
     n = rng.integers(2, 8)
     lane, slot = rng.integers(0, 6, n), rng.permutation(8)[:n]
-    y = np.array([-16.1, -12.5, -8.9, 8.9, 12.5, 16.1])[lane] + rng.normal(0, .15, n)
-    x = i*length + (slot + rng.uniform(.3, .7, n))*length/8
-    lorry = (rng.random(n) < .25) & ((lane == 0) | (lane == 5))
-    out = cars(rng, y[~lorry], x[~lorry], np.where(y[~lorry] < 0, 180., 0.), sun, fine=fine)
+    y = np.array([-16.1, -12.5, -8.9, 8.9, 12.5, 16.1])[lane] + rng.normal(0, 0.15, n)
+    x = i * length + (slot + rng.uniform(0.3, 0.7, n)) * length / 8
+    lorry = (rng.random(n) < 0.25) & ((lane == 0) | (lane == 5))
+    out = cars(rng, y[~lorry], x[~lorry], np.where(y[~lorry] < 0, 180.0, 0.0), sun, fine=fine)
     if lorry.any():
-        load = choose(rng, [(214, 214, 208), (180, 180, 176), (92, 110, 140), (150, 80, 66)], int(lorry.sum()))
-        out += raised(rects(y[lorry], x[lorry], 2.5, 13.), 3.6, inks_of(load, 'vehicle'), sun)
+        load = choose(
+            rng, [(214, 214, 208), (180, 180, 176), (92, 110, 140), (150, 80, 66)], int(lorry.sum())
+        )
+        out += raised(rects(y[lorry], x[lorry], 2.5, 13.0), 3.6, inks_of(load, 'vehicle'), sun)
     m = rng.integers(1, 12)
-    return out + [trees(rng, rng.choice([-1, 1], m)*rng.uniform(23, 30, m), i*length + rng.uniform(0, length, m),
-                        rng.uniform(1.5, 4, m), sun, world.dry, fine=fine)]
+    return out + [
+        trees(
+            rng,
+            rng.choice([-1, 1], m) * rng.uniform(23, 30, m),
+            i * length + rng.uniform(0, length, m),
+            rng.uniform(1.5, 4, m),
+            sun,
+            world.dry,
+            fine=fine,
+        )
+    ]
 
 # %% ../nbs/01_scenes.ipynb #overpass
-def overpass(canvas, x:float) -> None:
+def overpass(canvas, x: float) -> None:
     "A road bridge over the motorway at local x, with its approaches."
     y0, y1, sun = canvas.box[0] - 5, canvas.box[2] + 5, canvas.world.sun
-    put(canvas, [polygons(rects((y0 + y1)/2, x, y1 - y0, 13.), grass_of(canvas.world), PAINT),
-        polygons(rects((y0 + y1)/2, x, y1 - y0, 8.4), WORN, PAINT),
-                 *raised(rects(0, x, 48., 11.), 6.5, CONCRETE, sun), polygons(rects(0, x, 48.4, 8.4), ASPHALT),
-                 polygons(rects(np.arange(math.floor(y0/9), math.ceil(y1/9))*9., x, 3., .16), WHITE)])
+    put(
+        canvas,
+        [
+            polygons(rects((y0 + y1) / 2, x, y1 - y0, 13.0), grass_of(canvas.world), PAINT),
+            polygons(rects((y0 + y1) / 2, x, y1 - y0, 8.4), WORN, PAINT),
+            *raised(rects(0, x, 48.0, 11.0), 6.5, CONCRETE, sun),
+            polygons(rects(0, x, 48.4, 8.4), ASPHALT),
+            polygons(
+                rects(np.arange(math.floor(y0 / 9), math.ceil(y1 / 9)) * 9.0, x, 3.0, 0.16), WHITE
+            ),
+        ],
+    )
 
 # %% ../nbs/01_scenes.ipynb #runway
 def runway(canvas):
     "A 45 m runway of 2,600 m with its markings, a parallel taxiway, an apron with aircraft; farmland beyond the fence."
     world = canvas.world
     countryside(canvas, lambda y, x: (y < -240) | (y > 540) | (abs(x) > 1590))
-    green = ink(np.array(grass_of(world)[:3])*.9 + (8, 12, 6), 'turf')
-    strip, edge = ink((94, 94, 97), 'asphalt'), np.array([-1., 1.])
-    x = np.array([-1240., -700., -60., 560., 1240.])
-    put(canvas, [polygons(rects(150, 0, 800., 3200.), green, PAINT), polygons(rects(0, 0, 60, 2720.), ink((120, 118, 114),
-        'asphalt')), polygons(rects(95, x, 175., 23.), WORN),
-        polygons(rects(180, 0, 23., 2620.), WORN), polygons(rects([210., 210.], [-380., 380.], 60., 23.),
-            WORN), polygons(rects(320, 0, 170., 1000.), CONCRETE),
-        polygons(rects(320, np.arange(-500, 501, 7.5), 170., .2), ink((150, 147, 139), 'concrete')), polygons(rects(np.arange(235,
-            406, 7.5), 0, .2, 1000.), ink((150, 147, 139), 'concrete')),
-        polygons(rects(290, 0, .3, 960.), YELLOW), polygons(rects(345, 45.*np.arange(-6, 7), 110., .3),
-            YELLOW), polygons(rects(372, 45.*np.arange(-6, 6) + 22.5, 56., .15), ink((170, 60, 50), 'marking')),
-        polygons(rects(0, 0, 45, 2600.), strip), polygons(rects(22*edge, 0, .9, 2600.),
-            WHITE), polygons(rects(180, 0, .25, 2600.), YELLOW),
-        polygons(rects(95, x, 175., .25), YELLOW), polygons(rects(0, np.arange(-1160, 1161, 50.), .9, 30.), WHITE)])
+    green = ink(np.array(grass_of(world)[:3]) * 0.9 + (8, 12, 6), 'turf')
+    strip, edge = ink((94, 94, 97), 'asphalt'), np.array([-1.0, 1.0])
+    x = np.array([-1240.0, -700.0, -60.0, 560.0, 1240.0])
+    put(
+        canvas,
+        [
+            polygons(rects(150, 0, 800.0, 3200.0), green, PAINT),
+            polygons(rects(0, 0, 60, 2720.0), ink((120, 118, 114), 'asphalt')),
+            polygons(rects(95, x, 175.0, 23.0), WORN),
+            polygons(rects(180, 0, 23.0, 2620.0), WORN),
+            polygons(rects([210.0, 210.0], [-380.0, 380.0], 60.0, 23.0), WORN),
+            polygons(rects(320, 0, 170.0, 1000.0), CONCRETE),
+            polygons(
+                rects(320, np.arange(-500, 501, 7.5), 170.0, 0.2), ink((150, 147, 139), 'concrete')
+            ),
+            polygons(
+                rects(np.arange(235, 406, 7.5), 0, 0.2, 1000.0), ink((150, 147, 139), 'concrete')
+            ),
+            polygons(rects(290, 0, 0.3, 960.0), YELLOW),
+            polygons(rects(345, 45.0 * np.arange(-6, 7), 110.0, 0.3), YELLOW),
+            polygons(
+                rects(372, 45.0 * np.arange(-6, 6) + 22.5, 56.0, 0.15),
+                ink((170, 60, 50), 'marking'),
+            ),
+            polygons(rects(0, 0, 45, 2600.0), strip),
+            polygons(rects(22 * edge, 0, 0.9, 2600.0), WHITE),
+            polygons(rects(180, 0, 0.25, 2600.0), YELLOW),
+            polygons(rects(95, x, 175.0, 0.25), YELLOW),
+            polygons(rects(0, np.arange(-1160, 1161, 50.0), 0.9, 30.0), WHITE),
+        ],
+    )
     thresholds(canvas)
     y0, x0, y1, x1 = canvas.box
-    if y1 > 200 and y0 < 600 and x1 > -600 and x0 < 600: terminal(canvas)
+    if y1 > 200 and y0 < 600 and x1 > -600 and x0 < 600:
+        terminal(canvas)
 
 # %% ../nbs/01_scenes.ipynb #thresholds
 def thresholds(canvas) -> None:
     "Markings at both ends of the runway, and the rubber left by tyres."
     bars = np.array([-19.5, -16, -12.5, -9, -5.5, 5.5, 9, 12.5, 16, 19.5])
     for end in (-1, 1):
-        skid = rects(np.repeat([-4., 4., -3.], 9), end*(900 + make_rng('tyres').uniform(-160, 120, 27)), .9, 130.)
-        put(canvas, [polygons(skid, ink((80, 80, 83), 'asphalt')), polygons(rects(bars, end*1272., 1.8, 30.), WHITE),
-            polygons(rects([-9., 9.], end*900., 6., 45.), WHITE),
-            polygons(rects(np.tile([-11., -9.5, -8, 8, 9.5, 11], 2), end*np.repeat([1100., 750.], 6), .9, 22.), WHITE)])
+        skid = rects(
+            np.repeat([-4.0, 4.0, -3.0], 9),
+            end * (900 + make_rng('tyres').uniform(-160, 120, 27)),
+            0.9,
+            130.0,
+        )
+        put(
+            canvas,
+            [
+                polygons(skid, ink((80, 80, 83), 'asphalt')),
+                polygons(rects(bars, end * 1272.0, 1.8, 30.0), WHITE),
+                polygons(rects([-9.0, 9.0], end * 900.0, 6.0, 45.0), WHITE),
+                polygons(
+                    rects(
+                        np.tile([-11.0, -9.5, -8, 8, 9.5, 11], 2),
+                        end * np.repeat([1100.0, 750.0], 6),
+                        0.9,
+                        22.0,
+                    ),
+                    WHITE,
+                ),
+            ],
+        )
 
 # %% ../nbs/01_scenes.ipynb #aircraft
-def aircraft(y, x, degrees, sun, colour=(224, 226, 228), span=34.) -> list:
+def aircraft(y, x, degrees, sun, colour=(224, 226, 228), span=34.0) -> list:
     "Batches of an airliner of `span` metres, nose towards -y when degrees is 0."
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    half = np.array([(-19, 0), (-17, 1.4), (-14, 1.9), (-4, 1.9), (4, 17), (6.5, 17), (3, 1.9), (13, 1.5), (16.5, 6.5),
-        (18.5, 6.5), (17.5, 0)])*span/34
-    wing = lambda side: np.array([(-4, side*1.5), (4.2, side*17), (6.6, side*17), (3.4, side*1.5)])*span/34
-    tail = lambda side: np.array([(12.5, side*.5), (16, side*6.3), (18, side*6.3), (17, side*.5)])*span/34
-    body = np.concatenate([half[[0, 1, 2, 3, 6, 7, 10]], half[[7, 6, 3, 2, 1]]*(1, -1)])
-    engine = lambda side: np.array([(-2.4, side*5.2 - .9), (-2.4, side*5.2 + .9), (1.6, side*5.2 + .9),
-        (1.6, side*5.2 - .9)])*span/34
-    parts = [(wing(1), .9), (wing(-1), .9), (tail(1), .92), (tail(-1), .92), (engine(1), .7), (engine(-1), .7), (body, 1.03)]
+    half = (
+        np.array(
+            [
+                (-19, 0),
+                (-17, 1.4),
+                (-14, 1.9),
+                (-4, 1.9),
+                (4, 17),
+                (6.5, 17),
+                (3, 1.9),
+                (13, 1.5),
+                (16.5, 6.5),
+                (18.5, 6.5),
+                (17.5, 0),
+            ]
+        )
+        * span
+        / 34
+    )
+    wing = lambda side: (
+        np.array([(-4, side * 1.5), (4.2, side * 17), (6.6, side * 17), (3.4, side * 1.5)])
+        * span
+        / 34
+    )
+    tail = lambda side: (
+        np.array([(12.5, side * 0.5), (16, side * 6.3), (18, side * 6.3), (17, side * 0.5)])
+        * span
+        / 34
+    )
+    body = np.concatenate([half[[0, 1, 2, 3, 6, 7, 10]], half[[7, 6, 3, 2, 1]] * (1, -1)])
+    engine = lambda side: (
+        np.array(
+            [
+                (-2.4, side * 5.2 - 0.9),
+                (-2.4, side * 5.2 + 0.9),
+                (1.6, side * 5.2 + 0.9),
+                (1.6, side * 5.2 - 0.9),
+            ]
+        )
+        * span
+        / 34
+    )
+    parts = [
+        (wing(1), 0.9),
+        (wing(-1), 0.9),
+        (tail(1), 0.92),
+        (tail(-1), 0.92),
+        (engine(1), 0.7),
+        (engine(-1), 0.7),
+        (body, 1.03),
+    ]
     place = lambda p: p @ np.array([[c, s], [-s, c]]) + (y, x)
-    shadow = [polygons(place(p) + 4.*np.asarray(sun), None, SHADE) for p, _ in parts]
-    fin = polygons(place(np.array([(12., -.25), (12., .25), (18.5, .3), (18.5, -.3)])*span/34), ink((70, 92, 140), 'vehicle'))
-    return shadow + [polygons(place(p), ink(shade_of(colour, g), 'vehicle'), PAINT) for p, g in parts] + [fin]
+    shadow = [polygons(place(p) + 4.0 * np.asarray(sun), None, SHADE) for p, _ in parts]
+    fin = polygons(
+        place(np.array([(12.0, -0.25), (12.0, 0.25), (18.5, 0.3), (18.5, -0.3)]) * span / 34),
+        ink((70, 92, 140), 'vehicle'),
+    )
+    return (
+        shadow
+        + [polygons(place(p), ink(shade_of(colour, g), 'vehicle'), PAINT) for p, g in parts]
+        + [fin]
+    )
 
 # %% ../nbs/01_scenes.ipynb #terminal
 def terminal(canvas) -> None:
     "The apron's buildings, parked aircraft and service vehicles."
     world = canvas.world
     rng, sun = make_rng('terminal', world.seed), world.sun
-    put(canvas, flat_roof(world, rng, 430., 0., 46., 620., 16., (196, 198, 198)))
-    for k in range(4): put(canvas, flat_roof(world, rng, 440., -470. + 45*k, 60., 40., 14., choose(rng, ROOFS['metal'], 1)[0]))
+    put(canvas, flat_roof(world, rng, 430.0, 0.0, 46.0, 620.0, 16.0, (196, 198, 198)))
+    for k in range(4):
+        put(
+            canvas,
+            flat_roof(
+                world,
+                rng,
+                440.0,
+                -470.0 + 45 * k,
+                60.0,
+                40.0,
+                14.0,
+                choose(rng, ROOFS['metal'], 1)[0],
+            ),
+        )
     for k in range(-6, 7):
-        if rng.random() < .75:
-            put(canvas, [polygons(rects(395., 45.*k, 30., 2.), ink((206, 206, 204), 'roof'), PAINT)])
-            put(canvas, aircraft(372., 45.*k, 180., sun, span=rng.choice([34., 34., 30., 40.])))
-    for k in range(3): put(canvas, aircraft(270. + rng.uniform(-4, 4), rng.uniform(-450, 450), rng.choice([90., 270.]), sun,
-        span=34.))
+        if rng.random() < 0.75:
+            put(
+                canvas,
+                [polygons(rects(395.0, 45.0 * k, 30.0, 2.0), ink((206, 206, 204), 'roof'), PAINT)],
+            )
+            put(
+                canvas,
+                aircraft(372.0, 45.0 * k, 180.0, sun, span=rng.choice([34.0, 34.0, 30.0, 40.0])),
+            )
+    for k in range(3):
+        put(
+            canvas,
+            aircraft(
+                270.0 + rng.uniform(-4, 4),
+                rng.uniform(-450, 450),
+                rng.choice([90.0, 270.0]),
+                sun,
+                span=34.0,
+            ),
+        )
     n = 60
-    put(canvas, cars(rng, rng.uniform(345, 404, n), rng.uniform(-320, 320, n), rng.choice([0., 90.], n), sun, (2.4, 6.)))
-    g, o = stalls(world, rng, 510., 0., 80., 560., .6, canvas.fine)
+    put(
+        canvas,
+        cars(
+            rng,
+            rng.uniform(345, 404, n),
+            rng.uniform(-320, 320, n),
+            rng.choice([0.0, 90.0], n),
+            sun,
+            (2.4, 6.0),
+        ),
+    )
+    g, o = stalls(world, rng, 510.0, 0.0, 80.0, 560.0, 0.6, canvas.fine)
     put(canvas, g + o)
 
 # %% ../nbs/01_scenes.ipynb #river-y
-def river_y(world:World, x) -> np.ndarray:
+def river_y(world: World, x) -> np.ndarray:
     "Local y of the river's middle at local x, metres."
-    a, b, c = (pick(world.seed, 4, k, 628)/100 for k in range(3))
-    return 70*np.sin(x/190 + a) + 34*np.sin(x/83 + b) + 160*np.sin(x/760 + c)
+    a, b, c = (pick(world.seed, 4, k, 628) / 100 for k in range(3))
+    return 70 * np.sin(x / 190 + a) + 34 * np.sin(x / 83 + b) + 160 * np.sin(x / 760 + c)
 
-def ribbon(y:np.ndarray, x:np.ndarray, width) -> np.ndarray:
+
+def ribbon(y: np.ndarray, x: np.ndarray, width) -> np.ndarray:
     "A polygon `(2N, 2)` about the line y(x), `width` metres wide."
     d = np.stack([np.gradient(y), np.gradient(x)], -1)
-    n = np.stack([d[:, 1], -d[:, 0]], -1)/np.hypot(*d.T)[:, None]*np.reshape(width, (-1, 1))/2
+    n = np.stack([d[:, 1], -d[:, 0]], -1) / np.hypot(*d.T)[:, None] * np.reshape(width, (-1, 1)) / 2
     p = np.stack([y, x], -1)
     return np.concatenate([p + n, (p - n)[::-1]])
 
@@ -1142,137 +2039,311 @@ def river(canvas):
     "A meandering river through fields, with sand on its bends, trees on its banks and a bridge now and then."
     world = canvas.world
     countryside(canvas)
-    step = max(4., canvas.step*4)
-    x = np.arange(math.floor(canvas.box[1]/step) - 30, math.ceil(canvas.box[3]/step) + 31)*step
-    y, wide = river_y(world, x), 46 + 30*pick(world.seed, 6, 6, 3)/2 + 9*np.sin(x/61) + 6*np.sin(x/27)
+    step = max(4.0, canvas.step * 4)
+    x = (
+        np.arange(math.floor(canvas.box[1] / step) - 30, math.ceil(canvas.box[3] / step) + 31)
+        * step
+    )
+    y, wide = (
+        river_y(world, x),
+        46 + 30 * pick(world.seed, 6, 6, 3) / 2 + 9 * np.sin(x / 61) + 6 * np.sin(x / 27),
+    )
     bend = np.gradient(np.gradient(river_y(world, x), x), x)
-    put(canvas, [polygons(ribbon(y, x, wide + 74), grass_of(world, .94), PAINT),
-        polygons(ribbon(y, x, wide + 7), ink((112, 110, 74), 'grass')),
-        polygons(ribbon(y + np.clip(bend, -.02, .02)*900, x, wide + 2), SAND), polygons(ribbon(y, x, wide),
-            ink((82, 92, 80), 'water')),
-        polygons(ribbon(y, x, .82*wide), ink((68, 84, 78), 'water')), polygons(ribbon(y, x, .5*wide), RIVER)])
-    put(canvas, [trees_on_banks(world, i, 120., canvas.fine) for i in along(canvas, 120., 40)])
-    for i in along(canvas, 120., 40):
-        if i % 11 == pick(world.seed, 8, 8, 11): crossing(canvas, (i + .5)*120.)
+    put(
+        canvas,
+        [
+            polygons(ribbon(y, x, wide + 74), grass_of(world, 0.94), PAINT),
+            polygons(ribbon(y, x, wide + 7), ink((112, 110, 74), 'grass')),
+            polygons(ribbon(y + np.clip(bend, -0.02, 0.02) * 900, x, wide + 2), SAND),
+            polygons(ribbon(y, x, wide), ink((82, 92, 80), 'water')),
+            polygons(ribbon(y, x, 0.82 * wide), ink((68, 84, 78), 'water')),
+            polygons(ribbon(y, x, 0.5 * wide), RIVER),
+        ],
+    )
+    put(canvas, [trees_on_banks(world, i, 120.0, canvas.fine) for i in along(canvas, 120.0, 40)])
+    for i in along(canvas, 120.0, 40):
+        if i % 11 == pick(world.seed, 8, 8, 11):
+            crossing(canvas, (i + 0.5) * 120.0)
 
 # %% ../nbs/01_scenes.ipynb #trees-on-banks
-def trees_on_banks(world, i:int, length:float, fine:bool) -> Batch:
+def trees_on_banks(world, i: int, length: float, fine: bool) -> Batch:
     "Trees and shrubs on both banks of one stretch of the river."
     rng = make_rng('bank', world.seed, i)
     n = rng.integers(8, 46)
-    x = (i + rng.random(n))*length
-    off = rng.choice([-1, 1], n)*(44 + 15*pick(world.seed, 6, 6, 3) + rng.gamma(2, 5, n))
-    return trees(rng, river_y(world, x) + off, x, rng.gamma(7, .5, n), world.sun, world.dry*.5, .02, fine=fine)
+    x = (i + rng.random(n)) * length
+    off = rng.choice([-1, 1], n) * (44 + 15 * pick(world.seed, 6, 6, 3) + rng.gamma(2, 5, n))
+    return trees(
+        rng,
+        river_y(world, x) + off,
+        x,
+        rng.gamma(7, 0.5, n),
+        world.sun,
+        world.dry * 0.5,
+        0.02,
+        fine=fine,
+    )
 
-def crossing(canvas, x:float) -> None:
+
+def crossing(canvas, x: float) -> None:
     "A road bridge over the river at local x, with a few cars."
     world, (y0, _, y1, _), y = canvas.world, canvas.box, float(river_y(canvas.world, x))
     rng = make_rng('bridge', world.seed, int(x))
-    put(canvas, [polygons(rects((y0 + y1)/2, x, y1 - y0 + 9, 9.), WORN, PAINT), *raised(rects(y, x, 150., 11.), 5., CONCRETE, world.sun),
-                 polygons(rects(y, x, 150.5, 8.), WORN), polygons(rects(y + np.arange(-72, 73, 9.), x, 3., .15), WHITE),
-                 *cars(rng, y + rng.uniform(-60, 60, 3), x + np.array([-2., 2., 2.]), 90., world.sun)])
+    put(
+        canvas,
+        [
+            polygons(rects((y0 + y1) / 2, x, y1 - y0 + 9, 9.0), WORN, PAINT),
+            *raised(rects(y, x, 150.0, 11.0), 5.0, CONCRETE, world.sun),
+            polygons(rects(y, x, 150.5, 8.0), WORN),
+            polygons(rects(y + np.arange(-72, 73, 9.0), x, 3.0, 0.15), WHITE),
+            *cars(
+                rng, y + rng.uniform(-60, 60, 3), x + np.array([-2.0, 2.0, 2.0]), 90.0, world.sun
+            ),
+        ],
+    )
 
 # %% ../nbs/01_scenes.ipynb #boats
 def boats(rng, y, x, degrees, length, sun) -> list:
     "Batches of boats `length` metres long: hull, deck, shadow on the water."
-    y, x, length, degrees = np.broadcast_arrays(*[np.atleast_1d(np.asarray(v, dtype=float)) for v in (y, x, length, degrees)])
+    y, x, length, degrees = np.broadcast_arrays(
+        *[np.atleast_1d(np.asarray(v, dtype=float)) for v in (y, x, length, degrees)]
+    )
     a = np.radians(degrees)
-    hull = np.array([(-.5, -.13), (-.5, .13), (.1, .15), (.36, .09), (.5, 0), (.36, -.09), (.1, -.15)])
-    turn = np.stack([np.stack([np.sin(a), np.cos(a)], -1), np.stack([np.cos(a), -np.sin(a)], -1)], 1)    # rows: along, across
-    place = lambda p: (p*length[:, None, None]) @ turn + np.stack([y, x], -1)[:, None]
-    colour = choose(rng, [(232, 232, 228), (224, 222, 214), (206, 208, 210), (74, 92, 118), (150, 82, 70)], len(y))
-    return [polygons(cast(place(hull), .14*length, sun), None, SHADE), polygons(place(hull), inks_of(colour, 'vehicle'),
-        PAINT),
-            polygons(place(hull*(.8, .66)), inks_of(.86*colour, 'vehicle')), polygons(place(np.array([(-.26, -.08),
-                (-.26, .08), (.08, .07), (.08, -.07)])), inks_of(.3*colour + 150, 'vehicle'))]
+    hull = np.array(
+        [
+            (-0.5, -0.13),
+            (-0.5, 0.13),
+            (0.1, 0.15),
+            (0.36, 0.09),
+            (0.5, 0),
+            (0.36, -0.09),
+            (0.1, -0.15),
+        ]
+    )
+    turn = np.stack(
+        [np.stack([np.sin(a), np.cos(a)], -1), np.stack([np.cos(a), -np.sin(a)], -1)], 1
+    )  # rows: along, across
+    place = lambda p: (p * length[:, None, None]) @ turn + np.stack([y, x], -1)[:, None]
+    colour = choose(
+        rng,
+        [(232, 232, 228), (224, 222, 214), (206, 208, 210), (74, 92, 118), (150, 82, 70)],
+        len(y),
+    )
+    return [
+        polygons(cast(place(hull), 0.14 * length, sun), None, SHADE),
+        polygons(place(hull), inks_of(colour, 'vehicle'), PAINT),
+        polygons(place(hull * (0.8, 0.66)), inks_of(0.86 * colour, 'vehicle')),
+        polygons(
+            place(np.array([(-0.26, -0.08), (-0.26, 0.08), (0.08, 0.07), (0.08, -0.07)])),
+            inks_of(0.3 * colour + 150, 'vehicle'),
+        ),
+    ]
 
-def shore_y(world:World, x) -> np.ndarray:
+
+def shore_y(world: World, x) -> np.ndarray:
     "Local y of the waterline at local x: a beach that wiggles, and a straight quay in every third kilometre."
-    a = pick(world.seed, 3, 3, 628)/100
-    beach = 26*np.sin(x/170 + a) + 11*np.sin(x/67 + 2*a) + 34
-    t = np.clip((np.abs((x + 1500) % 3000 - 1500) - 520)/160, 0, 1)         # 0 at the harbour, 1 at the beach
-    return beach*t*t*(3 - 2*t)
+    a = pick(world.seed, 3, 3, 628) / 100
+    beach = 26 * np.sin(x / 170 + a) + 11 * np.sin(x / 67 + 2 * a) + 34
+    t = np.clip(
+        (np.abs((x + 1500) % 3000 - 1500) - 520) / 160, 0, 1
+    )  # 0 at the harbour, 1 at the beach
+    return beach * t * t * (3 - 2 * t)
 
 # %% ../nbs/01_scenes.ipynb #harbour
 def harbour(canvas):
     "A coast town: beaches with surf, and every three kilometres a basin with quays, jetties, boats and sheds."
     world, (_, x0, y1, x1) = canvas.world, canvas.box
-    tile(canvas, draw_block, (84., 138.), 4, WORN, keep=lambda y, x: y < -70)
-    step = max(3., canvas.step*3)
-    x = np.arange(math.floor(x0/step) - 5, math.ceil(x1/step) + 6)*step
-    land = lambda d, top: np.concatenate([np.stack([shore_y(world, x) + d, x], -1),
-        [(max(top, y1 + 60), x[-1]), (max(top, y1 + 60), x[0])]])
-    put(canvas, [polygons(np.concatenate([land(-30, 900.)[:len(x)] + (3, 0), [(-86., x[-1]), (-86., x[0])]]), grass_of(world),
-        PAINT), polygons(rects(-62, (x0 + x1)/2, 11, x1 - x0 + 40), WORN),
-                 polygons(dashes(x0, x1, -62., 3., 9., .15), WHITE)])
-    put(canvas, [polygons(land(d, 900.), c, PAINT) for d, c in ((-30, SAND), (-8, ink((180, 162, 128), 'sand')),
-        (0, ink((206, 214, 210), 'sea')),
-        (2.5, ink((104, 148, 148), 'sea')), (9, ink((188, 200, 198), 'sea')), (10.5, ink((84, 134, 140), 'sea')), (26,
-            ink((62, 112, 124), 'sea')), (55, ink((48, 90, 108), 'sea')), (110, SEA))])
-    put(canvas, [b for i in along(canvas, 60., 30) for b in promenade(world, i, 60., canvas.fine)])
-    for i in along(canvas, 3000., 700): basin(canvas, round(i)*3000.)
+    tile(canvas, draw_block, (84.0, 138.0), 4, WORN, keep=lambda y, x: y < -70)
+    step = max(3.0, canvas.step * 3)
+    x = np.arange(math.floor(x0 / step) - 5, math.ceil(x1 / step) + 6) * step
+    land = lambda d, top: np.concatenate(
+        [
+            np.stack([shore_y(world, x) + d, x], -1),
+            [(max(top, y1 + 60), x[-1]), (max(top, y1 + 60), x[0])],
+        ]
+    )
+    put(
+        canvas,
+        [
+            polygons(
+                np.concatenate(
+                    [land(-30, 900.0)[: len(x)] + (3, 0), [(-86.0, x[-1]), (-86.0, x[0])]]
+                ),
+                grass_of(world),
+                PAINT,
+            ),
+            polygons(rects(-62, (x0 + x1) / 2, 11, x1 - x0 + 40), WORN),
+            polygons(dashes(x0, x1, -62.0, 3.0, 9.0, 0.15), WHITE),
+        ],
+    )
+    put(
+        canvas,
+        [
+            polygons(land(d, 900.0), c, PAINT)
+            for d, c in (
+                (-30, SAND),
+                (-8, ink((180, 162, 128), 'sand')),
+                (0, ink((206, 214, 210), 'sea')),
+                (2.5, ink((104, 148, 148), 'sea')),
+                (9, ink((188, 200, 198), 'sea')),
+                (10.5, ink((84, 134, 140), 'sea')),
+                (26, ink((62, 112, 124), 'sea')),
+                (55, ink((48, 90, 108), 'sea')),
+                (110, SEA),
+            )
+        ],
+    )
+    put(
+        canvas, [b for i in along(canvas, 60.0, 30) for b in promenade(world, i, 60.0, canvas.fine)]
+    )
+    for i in along(canvas, 3000.0, 700):
+        basin(canvas, round(i) * 3000.0)
 
 # %% ../nbs/01_scenes.ipynb #promenade
-def promenade(world, i:int, length:float, fine:bool) -> list:
+def promenade(world, i: int, length: float, fine: bool) -> list:
     "Batches of trees, cars and parasols between the town and the water on one stretch of the coast."
     rng = make_rng('promenade', world.seed, i)
-    x, n = (i + rng.random(26))*length, rng.integers(3, 10)
-    out = [trees(rng, rng.choice([-46, -78], n) + rng.normal(0, 5, n), x[:n], rng.uniform(1.6, 3.6, n), world.sun, world.dry*.6, 0, fine=fine),
-           *cars(rng, rng.choice([-66.4, -64., -60., -57.6], 6), x[10:16], 0., world.sun, fine=fine)]
-    if abs((x[0] + 1500) % 3000 - 1500) < 720: return out
+    x, n = (i + rng.random(26)) * length, rng.integers(3, 10)
+    out = [
+        trees(
+            rng,
+            rng.choice([-46, -78], n) + rng.normal(0, 5, n),
+            x[:n],
+            rng.uniform(1.6, 3.6, n),
+            world.sun,
+            world.dry * 0.6,
+            0,
+            fine=fine,
+        ),
+        *cars(
+            rng, rng.choice([-66.4, -64.0, -60.0, -57.6], 6), x[10:16], 0.0, world.sun, fine=fine
+        ),
+    ]
+    if abs((x[0] + 1500) % 3000 - 1500) < 720:
+        return out
     discs = blobs(rng, shore_y(world, x[16:]) - rng.uniform(10, 24, 10), x[16:], 1.3, 8, 0)
     paints = choose(rng, [(214, 210, 196), (182, 92, 74), (86, 124, 150), (214, 186, 110)], 10)
-    return out + raised(discs, 2., inks_of(paints, 'roof'), world.sun)
+    return out + raised(discs, 2.0, inks_of(paints, 'roof'), world.sun)
 
 # %% ../nbs/01_scenes.ipynb #basin
-def basin(canvas, x:float) -> None:
+def basin(canvas, x: float) -> None:
     "A harbour about local x: quay, sheds, jetties with boats, a mole against the waves, a ship."
     world = canvas.world
     rng, sun = make_rng('basin', world.seed, int(x)), world.sun
     stone = ink((158, 152, 140), 'concrete')
-    put(canvas, [polygons(rects(-16., x, 66., 1060.), CONCRETE, PAINT), polygons(rects(110., x, 220., 1050.), ink((46, 82, 96),
-        'water'), PAINT), polygons(rects(-.5, x, 1.6, 1060.), stone)])
+    put(
+        canvas,
+        [
+            polygons(rects(-16.0, x, 66.0, 1060.0), CONCRETE, PAINT),
+            polygons(rects(110.0, x, 220.0, 1050.0), ink((46, 82, 96), 'water'), PAINT),
+            polygons(rects(-0.5, x, 1.6, 1060.0), stone),
+        ],
+    )
     mole(canvas, rng, x)
     for k in range(-4, 5):
-        jx = x + 52.*k - 150
-        put(canvas, raised(rects(46., jx, 92., 2.6), 1., ink((152, 138, 118), 'concrete'), sun))
-        by, side = np.repeat(np.arange(10, 92, 4.6), 2), np.tile([-1., 1.], 18)
-        on = rng.random(36) < .75
-        put(canvas, [polygons(rects(by + 2.3, jx + side*5, .5, 8.), ink((160, 148, 128), 'concrete'))])
-        put(canvas, boats(rng, by[on], (jx + side*7.)[on], np.where(side[on] > 0, 0., 180.), rng.uniform(7, 12, int(on.sum())),
-            sun))
-    for k in range(5): put(canvas, flat_roof(world, rng, -26., x - 420 + 150*k + rng.uniform(-20, 20), 24., rng.uniform(50, 90),
-        9., choose(rng, ROOFS['metal'] + ROOFS['tile'][:2], 1)[0]))
-    ship(canvas, rng, 16., x + 330., 0.)
+        jx = x + 52.0 * k - 150
+        put(canvas, raised(rects(46.0, jx, 92.0, 2.6), 1.0, ink((152, 138, 118), 'concrete'), sun))
+        by, side = np.repeat(np.arange(10, 92, 4.6), 2), np.tile([-1.0, 1.0], 18)
+        on = rng.random(36) < 0.75
+        put(
+            canvas,
+            [polygons(rects(by + 2.3, jx + side * 5, 0.5, 8.0), ink((160, 148, 128), 'concrete'))],
+        )
+        put(
+            canvas,
+            boats(
+                rng,
+                by[on],
+                (jx + side * 7.0)[on],
+                np.where(side[on] > 0, 0.0, 180.0),
+                rng.uniform(7, 12, int(on.sum())),
+                sun,
+            ),
+        )
+    for k in range(5):
+        put(
+            canvas,
+            flat_roof(
+                world,
+                rng,
+                -26.0,
+                x - 420 + 150 * k + rng.uniform(-20, 20),
+                24.0,
+                rng.uniform(50, 90),
+                9.0,
+                choose(rng, ROOFS['metal'] + ROOFS['tile'][:2], 1)[0],
+            ),
+        )
+    ship(canvas, rng, 16.0, x + 330.0, 0.0)
 
 # %% ../nbs/01_scenes.ipynb #mole
-def mole(canvas, rng, x:float) -> None:
+def mole(canvas, rng, x: float) -> None:
     "Three arms of heaped rocks around the harbour."
-    y = np.r_[np.full(60, 250.), np.linspace(0, 250, 26), np.linspace(0, 170, 18)] + rng.normal(0, 2, 104)
-    along_x = np.r_[np.linspace(-330, 330, 60), np.linspace(-540, -330, 26), np.linspace(540, 480, 18)]
+    y = np.r_[np.full(60, 250.0), np.linspace(0, 250, 26), np.linspace(0, 170, 18)] + rng.normal(
+        0, 2, 104
+    )
+    along_x = np.r_[
+        np.linspace(-330, 330, 60), np.linspace(-540, -330, 26), np.linspace(540, 480, 18)
+    ]
     rock = np.stack([y, x + along_x], -1)
     paints = inks_of(choose(rng, [(130, 124, 114), (150, 144, 132)], 104), 'concrete')
-    put(canvas, raised(blobs(rng, rock[:, 0], rock[:, 1], 7., 7, .3), 2., paints, canvas.world.sun))
+    put(
+        canvas,
+        raised(blobs(rng, rock[:, 0], rock[:, 1], 7.0, 7, 0.3), 2.0, paints, canvas.world.sun),
+    )
 
 # %% ../nbs/01_scenes.ipynb #ship
-def ship(canvas, rng, y, x, degrees, length=120.) -> None:
+def ship(canvas, rng, y, x, degrees, length=120.0) -> None:
     "A container ship of `length` metres along local x (turned by degrees)."
-    sun, wide = canvas.world.sun, 20.
+    sun, wide = canvas.world.sun, 20.0
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     at = lambda p: np.asarray(p) @ np.array([[c, -s], [s, c]]) + (y, x)
-    hull = [(-wide/2, -length/2), (-wide/2, .36*length), (-.3*wide, .45*length), (0, length/2), (.3*wide, .45*length),
-        (wide/2, .36*length), (wide/2, -length/2)]
-    deck = np.array(hull)*(.9, .98)
-    put(canvas, raised(at(hull)[None], 9., ink((122, 66, 56), 'vehicle'),
-        sun) + [polygons(at(deck), ink((134, 96, 84), 'vehicle'))])
-    rows, bays = [v.ravel() for v in np.meshgrid(np.linspace(-.36, .36, 6)*wide, np.arange(-.3*length, .38*length, 13.2))]
-    on = rng.random(len(rows)) < .9
-    colours = choose(rng, [(150, 74, 60), (66, 92, 120), (196, 192, 182), (92, 112, 84), (176, 132, 74), (120, 120, 122)],
-        int(on.sum()))
+    hull = [
+        (-wide / 2, -length / 2),
+        (-wide / 2, 0.36 * length),
+        (-0.3 * wide, 0.45 * length),
+        (0, length / 2),
+        (0.3 * wide, 0.45 * length),
+        (wide / 2, 0.36 * length),
+        (wide / 2, -length / 2),
+    ]
+    deck = np.array(hull) * (0.9, 0.98)
+    put(
+        canvas,
+        raised(at(hull)[None], 9.0, ink((122, 66, 56), 'vehicle'), sun)
+        + [polygons(at(deck), ink((134, 96, 84), 'vehicle'))],
+    )
+    rows, bays = [
+        v.ravel()
+        for v in np.meshgrid(
+            np.linspace(-0.36, 0.36, 6) * wide, np.arange(-0.3 * length, 0.38 * length, 13.2)
+        )
+    ]
+    on = rng.random(len(rows)) < 0.9
+    colours = choose(
+        rng,
+        [
+            (150, 74, 60),
+            (66, 92, 120),
+            (196, 192, 182),
+            (92, 112, 84),
+            (176, 132, 74),
+            (120, 120, 122),
+        ],
+        int(on.sum()),
+    )
     p = at(np.stack([rows, bays], -1)[on])
-    put(canvas, raised(rects(p[:, 0], p[:, 1], 2.5, 12.2, degrees), 4., inks_of(colours, 'vehicle'), sun))
-    bridge = at([(0, -.42*length)])[0]
-    put(canvas, raised(rects(*bridge, .8*wide, 10., degrees), 14., ink((222, 222, 216), 'vehicle'), sun))
+    put(
+        canvas,
+        raised(rects(p[:, 0], p[:, 1], 2.5, 12.2, degrees), 4.0, inks_of(colours, 'vehicle'), sun),
+    )
+    bridge = at([(0, -0.42 * length)])[0]
+    put(
+        canvas,
+        raised(
+            rects(*bridge, 0.8 * wide, 10.0, degrees), 14.0, ink((222, 222, 216), 'vehicle'), sun
+        ),
+    )
+
 
 SEAS = ((38, 72, 92), (34, 64, 92), (44, 88, 98), (50, 82, 86), (30, 58, 78), (44, 90, 104))
 
@@ -1280,15 +2351,22 @@ SEAS = ((38, 72, 92), (34, 64, 92), (44, 88, 98), (50, 82, 86), (30, 58, 78), (4
 def sea(canvas):
     "Open water, with a ship or a boat and its wake in some square kilometres."
     water = SEAS[pick(canvas.world.seed, 5, 1, len(SEAS))]
-    lanes(canvas, 0., 1e6, ink(water, 'sea'))
-    for i, j in near(canvas, 900., 200):
+    lanes(canvas, 0.0, 1e6, ink(water, 'sea'))
+    for i, j in near(canvas, 900.0, 200):
         rng = make_rng('sea', canvas.world.seed, i, j)
-        y, x = (i + rng.uniform(.2, .8))*900, (j + rng.uniform(.2, .8))*900
-        if rng.random() < .3: continue
-        foam = lambda k: strips([(y, x)]*2, [(y - k, x - 9*k), (y + k, x - 9*k)], .25*k)
-        put(canvas, [polygons(foam(k), ink(np.array(water) + v, 'sea')) for k, v in ((16., 9), (8., 18))])
-        if rng.random() < .35: ship(canvas, rng, y, x, 0.)
-        else: put(canvas, boats(rng, y, x, 0., rng.uniform(9, 24), canvas.world.sun))
+        y, x = (i + rng.uniform(0.2, 0.8)) * 900, (j + rng.uniform(0.2, 0.8)) * 900
+        if rng.random() < 0.3:
+            continue
+        foam = lambda k: strips([(y, x)] * 2, [(y - k, x - 9 * k), (y + k, x - 9 * k)], 0.25 * k)
+        put(
+            canvas,
+            [polygons(foam(k), ink(np.array(water) + v, 'sea')) for k, v in ((16.0, 9), (8.0, 18))],
+        )
+        if rng.random() < 0.35:
+            ship(canvas, rng, y, x, 0.0)
+        else:
+            put(canvas, boats(rng, y, x, 0.0, rng.uniform(9, 24), canvas.world.sun))
+
 
 DESERTS = ((202, 170, 126), (190, 150, 112), (212, 190, 150), (176, 146, 116))
 
@@ -1296,207 +2374,346 @@ DESERTS = ((202, 170, 126), (190, 150, 112), (212, 190, 150), (176, 146, 116))
 def desert(canvas):
     "Dunes and gravel with scattered shrubs, dry washes and a vehicle track."
     world, ground = canvas.world, np.array(DESERTS[pick(canvas.world.seed, 1, 2, len(DESERTS))])
-    if canvas.step > SHRUBS: ground = ground + .006*(np.array(SHRUB)*.7 - ground)   # the mean of what is left out
-    lanes(canvas, 0., 1e6, ink(ground, 'dune'))
+    if canvas.step > SHRUBS:
+        ground = ground + 0.006 * (np.array(SHRUB) * 0.7 - ground)  # the mean of what is left out
+    lanes(canvas, 0.0, 1e6, ink(ground, 'dune'))
     stains = []
-    for i, j in near(canvas, 400., 200):
+    for i, j in near(canvas, 400.0, 200):
         rng = make_rng('plain', world.seed, i, j)
-        y, x, r = (i + rng.random(3))*400, (j + rng.random(3))*400, rng.uniform(30, 120, 3)
-        stains += [polygons(blobs(make_rng('stain', world.seed, i, j), y, x, k*r, 28, .4), ink(ground*(1 - g) - (0, 20*g, 40*g), 'dune'))
-                   for k, g in ((1.15, .015), (1.1, .03), (1., .045), (.9, .06), (.75, .075), (.6, .09))]
-    x = np.arange(math.floor(canvas.box[1]/5) - 5, math.ceil(canvas.box[3]/5) + 6)*5.
-    for k in range(math.floor(canvas.box[0]/700) - 1, math.ceil(canvas.box[2]/700) + 1):
-        y = k*700 + 40*np.sin(x/130 + k) + 12*np.sin(x/41)
-        stains += [polygons(ribbon(y + side, x, .55), ink(ground*1.13, 'dune')) for side in (-.9, .9)]
+        y, x, r = (i + rng.random(3)) * 400, (j + rng.random(3)) * 400, rng.uniform(30, 120, 3)
+        stains += [
+            polygons(
+                blobs(make_rng('stain', world.seed, i, j), y, x, k * r, 28, 0.4),
+                ink(ground * (1 - g) - (0, 20 * g, 40 * g), 'dune'),
+            )
+            for k, g in (
+                (1.15, 0.015),
+                (1.1, 0.03),
+                (1.0, 0.045),
+                (0.9, 0.06),
+                (0.75, 0.075),
+                (0.6, 0.09),
+            )
+        ]
+    x = np.arange(math.floor(canvas.box[1] / 5) - 5, math.ceil(canvas.box[3] / 5) + 6) * 5.0
+    for k in range(math.floor(canvas.box[0] / 700) - 1, math.ceil(canvas.box[2] / 700) + 1):
+        y = k * 700 + 40 * np.sin(x / 130 + k) + 12 * np.sin(x / 41)
+        stains += [
+            polygons(ribbon(y + side, x, 0.55), ink(ground * 1.13, 'dune')) for side in (-0.9, 0.9)
+        ]
     put(canvas, stains)
-    if canvas.step <= SHRUBS: shrubs(canvas)
+    if canvas.step <= SHRUBS:
+        shrubs(canvas)
 
 # %% ../nbs/01_scenes.ipynb #draw-shrubs
-SHRUB, SHRUBS = (104, 100, 66), 1.3 # colour of shrubs; metres per canvas pixel above which only their mean colour is kept
+SHRUB, SHRUBS = (
+    (104, 100, 66),
+    1.3,
+)  # colour of shrubs; metres per canvas pixel above which only their mean colour is kept
+
 
 def draw_shrubs(world, rng, h, w, fine) -> tuple:
     "Shrubs in clumps on h by w metres, and nothing else."
-    n = rng.poisson(3 + 26*rng.random()**3)
-    return [], [trees(rng, rng.uniform(-h/2, h/2, n), rng.uniform(-w/2, w/2, n), rng.gamma(3, .42, n), world.sun, tone=SHRUB,
-                      conifer=0, fine=fine)]
+    n = rng.poisson(3 + 26 * rng.random() ** 3)
+    return [], [
+        trees(
+            rng,
+            rng.uniform(-h / 2, h / 2, n),
+            rng.uniform(-w / 2, w / 2, n),
+            rng.gamma(3, 0.42, n),
+            world.sun,
+            tone=SHRUB,
+            conifer=0,
+            fine=fine,
+        )
+    ]
+
 
 def shrubs(canvas) -> None:
     "Shrubs everywhere, by cells of 100 m."
-    found, fine = np.array(cells_in_view(canvas, (100., 100.), 16)), canvas.fine
+    found, fine = np.array(cells_in_view(canvas, (100.0, 100.0), 16)), canvas.fine
     for k in range(16):
-        put(canvas, cell_content(draw_shrubs, canvas.world, (100., 100.), k, fine)[1], found[found[:, 2] == k, :2])
+        put(
+            canvas,
+            cell_content(draw_shrubs, canvas.world, (100.0, 100.0), k, fine)[1],
+            found[found[:, 2] == k, :2],
+        )
 
 # %% ../nbs/01_scenes.ipynb #fractal
 DUSTS = ((168, 146, 118), (150, 140, 124), (176, 150, 112), (140, 128, 108))
 
+
 def fractal(canvas):
     "Nothing but texture, alike at every scale."
-    lanes(canvas, 0., 1e6, ink(DUSTS[pick(canvas.world.seed, 1, 2, len(DUSTS))], 'fractal'))
+    lanes(canvas, 0.0, 1e6, ink(DUSTS[pick(canvas.world.seed, 1, 2, len(DUSTS))], 'fractal'))
 
-ANYWHERE = ((-4000., 4000., -4000., 4000.),)
-LAYOUTS = { # land use: (drawing function, ink of the empty canvas, its hearts: local y from, to, x from, to in metres, share of town)
-    'airport': (runway, WORN, ((-25., 25., -1290., 1290.), (340., 400., -290., 290.)), 1),
-    'cropland': (cropland, TRACK, ANYWHERE, 1), 'desert': (desert, SAND, ANYWHERE, 1), 'forest': (forest, FLOOR, ANYWHERE, 1),
-    'harbour': (harbour, SEA, ((-40., 60., -1500., 1500.), (-10., 90., -420., 420.)), 1),
-    'industrial': (industrial, WORN, ANYWHERE, .6), 'motorway': (motorway, WORN, ((-16., 16., -4000., 4000.),), 1),
-    'orchard': (orchard, TRACK, ANYWHERE, .7), 'parking': (parking, WORN, ANYWHERE, .55),
-    'residential': (residential, WORN, ANYWHERE, .6), 'river': (river, RIVER, ((-40., 40., -4000., 4000.),), 1),
-    'sea': (sea, SEA, ANYWHERE, 1), 'solar': (solar, TRACK, ANYWHERE, .55), 'sports': (sports, WORN, ANYWHERE, .55),
-    'suburb': (suburb, WORN, ANYWHERE, .6), 'fractal': (fractal, SAND, ANYWHERE, 1)}
+
+ANYWHERE = ((-4000.0, 4000.0, -4000.0, 4000.0),)
+LAYOUTS = {  # land use: (drawing function, ink of the empty canvas, its hearts: local y from, to, x from, to in metres, share of town)
+    'airport': (runway, WORN, ((-25.0, 25.0, -1290.0, 1290.0), (340.0, 400.0, -290.0, 290.0)), 1),
+    'cropland': (cropland, TRACK, ANYWHERE, 1),
+    'desert': (desert, SAND, ANYWHERE, 1),
+    'forest': (forest, FLOOR, ANYWHERE, 1),
+    'harbour': (harbour, SEA, ((-40.0, 60.0, -1500.0, 1500.0), (-10.0, 90.0, -420.0, 420.0)), 1),
+    'industrial': (industrial, WORN, ANYWHERE, 0.6),
+    'motorway': (motorway, WORN, ((-16.0, 16.0, -4000.0, 4000.0),), 1),
+    'orchard': (orchard, TRACK, ANYWHERE, 0.7),
+    'parking': (parking, WORN, ANYWHERE, 0.55),
+    'residential': (residential, WORN, ANYWHERE, 0.6),
+    'river': (river, RIVER, ((-40.0, 40.0, -4000.0, 4000.0),), 1),
+    'sea': (sea, SEA, ANYWHERE, 1),
+    'solar': (solar, TRACK, ANYWHERE, 0.55),
+    'sports': (sports, WORN, ANYWHERE, 0.55),
+    'suburb': (suburb, WORN, ANYWHERE, 0.6),
+    'fractal': (fractal, SAND, ANYWHERE, 1),
+}
 
 # %% ../nbs/01_scenes.ipynb #somewhere
 LAND_USES = tuple(land_use for land_use in LAYOUTS if land_use != 'fractal')
-AMBIGUOUS = ('sea', 'forest', 'desert', 'fractal')    # places that hardly tell, or do not tell, how large a pixel is
+AMBIGUOUS = (
+    'sea',
+    'forest',
+    'desert',
+    'fractal',
+)  # places that hardly tell, or do not tell, how large a pixel is
 
-def somewhere(world:World, seed:int=0) -> tuple:
+
+def somewhere(world: World, seed: int = 0) -> tuple:
     "A `(y, x)` in metres where the world shows what it is about: on the runway, along the river."
     rng = make_rng('somewhere', world.land_use, world.seed, seed)
     *_, hearts, share = LAYOUTS[world.land_use]
     for _ in range(200):
         y0, y1, x0, x1 = hearts[rng.integers(len(hearts))]
         y, x = rng.uniform(y0, y1), rng.uniform(x0, x1)
-        wooded = world.land_use == 'cropland' and zone(world, y, x, 500., 1) < .22
-        if not wooded and (share == 1 or zone(world, y, x, TOWN) < share - .08): break
-    if world.land_use == 'river': y += float(river_y(world, x))
+        wooded = world.land_use == 'cropland' and zone(world, y, x, 500.0, 1) < 0.22
+        if not wooded and (share == 1 or zone(world, y, x, TOWN) < share - 0.08):
+            break
+    if world.land_use == 'river':
+        y += float(river_y(world, x))
     a = math.radians(world.angle)
-    return y*math.cos(a) - x*math.sin(a), y*math.sin(a) + x*math.cos(a)
+    return y * math.cos(a) - x * math.sin(a), y * math.sin(a) + x * math.cos(a)
 
-def scene(land_use:str, seed:int, gsd:float, size=128) -> Render:
+
+def scene(land_use: str, seed: int, gsd: float, size=128) -> Render:
     "The picture that a land use, a seed and a GSD (metres per pixel) stand for, as in the samples' manifest."
     world = make_world(land_use, seed)
     return render(world, somewhere(world), gsd, size)
 
 # %% ../nbs/01_scenes.ipynb #to-pil
-def to_pil(image:torch.Tensor) -> Image.Image:
+def to_pil(image: torch.Tensor) -> Image.Image:
     "A PIL picture of a `(3, H, W)` image, or of a `(H, W)` mask in its colours."
-    if image.ndim == 3: return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+    if image.ndim == 3:
+        return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
     picture = Image.new('P', image.shape[::-1])
     picture.putdata(image.flatten().tolist())
     picture.putpalette([v for colour in MASK_COLOURS for v in colour])
     return picture
 
 # %% ../nbs/01_scenes.ipynb #checksum
-def checksum(picture:np.ndarray) -> int: return zlib.crc32(np.ascontiguousarray(picture)) | 1  # never 0
+def checksum(picture: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(picture)) | 1  # never 0
 
-def claim(folder:Path, card:dict) -> None:
+
+def claim(folder: Path, card: dict) -> None:
     "Make a folder the place of what `card` says; an error if it already holds something else."
     folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder/'recipe.json', json.dumps(card, indent=1)
+    path, text = folder / 'recipe.json', json.dumps(card, indent=1)
     if not path.exists():
-        mine = folder/f'recipe.{os.getpid()}.tmp'
+        mine = folder / f'recipe.{os.getpid()}.tmp'
         mine.write_text(text)
-        os.replace(mine, path)                                                 # there at once and whole
+        os.replace(mine, path)  # there at once and whole
     held = path.read_text()
     if json.loads(held) != json.loads(text):
-        raise ValueError(f"the cache in {folder} holds other scenes: delete that folder or name another one. It holds {held}, wanted {text}")
+        raise ValueError(
+            f'the cache in {folder} holds other scenes: delete that folder or name another one. It holds {held}, wanted {text}'
+        )
 
 # %% ../nbs/01_scenes.ipynb #kept
 class Kept:
     "Pictures uint8 of one shape in a folder, to be filled by any number of processes; `card` says what they are."
-    def __init__(self, folder, length:int, shape:tuple, card:dict):
+
+    def __init__(self, folder, length: int, shape: tuple, card: dict):
         self.folder, self.shape, self.maps = Path(folder), (length, *shape), None
         claim(self.folder, card)
-        for name, size in (('scenes.u8', math.prod(self.shape)), ('checks.u4', 4*length)):
-            with open(self.folder/name, 'ab') as f: f.truncate(size)          # as it is, where it is there
+        for name, size in (('scenes.u8', math.prod(self.shape)), ('checks.u4', 4 * length)):
+            with open(self.folder / name, 'ab') as f:
+                f.truncate(size)  # as it is, where it is there
 
-    def __getstate__(self): return self.__dict__ | {'maps': None}            # every process opens its own
+    def __getstate__(self):
+        return self.__dict__ | {'maps': None}  # every process opens its own
+
     def open(self) -> tuple:
         "Memory maps: the pictures `(N, ...)` and their checksums `(N,)`, 0 for what has not been made."
         if self.maps is None:
-            self.maps = (np.memmap(self.folder/'scenes.u8', np.uint8, 'r+', shape=self.shape),
-                         np.memmap(self.folder/'checks.u4', np.uint32, 'r+', shape=self.shape[:1]))
+            self.maps = (
+                np.memmap(self.folder / 'scenes.u8', np.uint8, 'r+', shape=self.shape),
+                np.memmap(self.folder / 'checks.u4', np.uint32, 'r+', shape=self.shape[:1]),
+            )
         return self.maps
 
-    def __getitem__(self, k:int):
+    def __getitem__(self, k: int):
         "Picture k as a tensor, or None if it is not there or not whole."
         pictures, checks = self.open()
         picture = np.array(pictures[k])
         return torch.from_numpy(picture) if checks[k] and checks[k] == checksum(picture) else None
 
-    def __setitem__(self, k:int, picture:torch.Tensor) -> None:
+    def __setitem__(self, k: int, picture: torch.Tensor) -> None:
         pictures, checks = self.open()
         pictures[k], checks[k] = picture.numpy(), checksum(picture.numpy())
 
 # %% ../nbs/01_scenes.ipynb #check-scenes
-def check_scenes(length:int, land_uses, gsd, size) -> None:
+def check_scenes(length: int, land_uses, gsd, size) -> None:
     "Raise for what no data set of scenes can be."
-    if length < 0: raise ValueError(f"length must not be negative, got {length}")
-    if check_gsd(gsd[0]) > check_gsd(gsd[1]): raise ValueError(f"gsd must be (finest, coarsest), got {tuple(gsd)}")
-    if not land_uses or set(land_uses) - set(LAYOUTS): raise ValueError(f"land_uses must be some of {tuple(LAYOUTS)}, got {land_uses!r}")
+    if length < 0:
+        raise ValueError(f'length must not be negative, got {length}')
+    if check_gsd(gsd[0]) > check_gsd(gsd[1]):
+        raise ValueError(f'gsd must be (finest, coarsest), got {tuple(gsd)}')
+    if not land_uses or set(land_uses) - set(LAYOUTS):
+        raise ValueError(f'land_uses must be some of {tuple(LAYOUTS)}, got {land_uses!r}')
     height_width(size)
 
-RENDERER = 2 # goes up whenever the same recipe gives other pictures, so that old caches are refused
+
+RENDERER = (
+    2  # goes up whenever the same recipe gives other pictures, so that old caches are refused
+)
 
 # %% ../nbs/01_scenes.ipynb #scenedataset
 class SceneDataset(torch.utils.data.Dataset):
     "`length` scenes: item k is always `(image uint8 (3, H, W), gsd in m per pixel, label)` and, if `masks`, the mask `(H, W)`; see `nbytes` for `cache`."
-    def __init__(self, length:int, land_uses=LAND_USES, gsd=(0.3, 10.), size=224, seed:int=0, masks:bool=False, cache=None):
-        self.length, self.land_uses, self.size, self.seed, self.masks = length, tuple(land_uses), size, seed, masks
+
+    def __init__(
+        self,
+        length: int,
+        land_uses=LAND_USES,
+        gsd=(0.3, 10.0),
+        size=224,
+        seed: int = 0,
+        masks: bool = False,
+        cache=None,
+    ):
+        self.length, self.land_uses, self.size, self.seed, self.masks = (
+            length,
+            tuple(land_uses),
+            size,
+            seed,
+            masks,
+        )
         check_scenes(length, self.land_uses, gsd, size)
-        self.gsd, self.shape = (float(gsd[0]), float(gsd[1])), (3 + bool(masks), *height_width(size))
-        self.kept = Kept(cache, length, self.shape, scenes_card(self)) if cache is not None else None
+        self.gsd, self.shape = (
+            (float(gsd[0]), float(gsd[1])),
+            (3 + bool(masks), *height_width(size)),
+        )
+        self.kept = (
+            Kept(cache, length, self.shape, scenes_card(self)) if cache is not None else None
+        )
 
     @property
-    def classes(self) -> tuple: return self.land_uses
+    def classes(self) -> tuple:
+        return self.land_uses
+
     @property
-    def targets(self) -> list: return [k % len(self.land_uses) for k in range(self.length)]
+    def targets(self) -> list:
+        return [k % len(self.land_uses) for k in range(self.length)]
+
     @property
-    def gsds(self) -> list: return [self.recipe(k)[2] for k in range(self.length)]
-    def __len__(self): return self.length
+    def gsds(self) -> list:
+        return [self.recipe(k)[2] for k in range(self.length)]
+
+    def __len__(self):
+        return self.length
+
     def nbytes(self) -> int:
         "Size of the `cache` folder, bytes: 150 kB a scene at 224 pixels; each is made when first asked for, then read from there."
-        return self.length*math.prod(self.shape)
+        return self.length * math.prod(self.shape)
 
-    def recipe(self, k:int) -> tuple:
+    def recipe(self, k: int) -> tuple:
         "`(land use, seed of its world, gsd)` of item k; GSD is log-uniform, classes take turns."
         k = range(self.length)[k]
         rng, (low, high) = make_rng('dataset', self.seed, k), self.gsd
-        return self.land_uses[k % len(self.land_uses)], int(rng.integers(2**31)), low*(high/low)**float(rng.random())
+        return (
+            self.land_uses[k % len(self.land_uses)],
+            int(rng.integers(2**31)),
+            low * (high / low) ** float(rng.random()),
+        )
 
-    def __getitem__(self, k:int):
+    def __getitem__(self, k: int):
         (land_use, seed, gsd), k = self.recipe(k), range(self.length)[k]
         bands = self.kept[k] if self.kept else None
         if bands is None:
             made = scene(land_use, seed, gsd, self.size)
             bands = torch.cat([made.image, made.mask[None]]) if self.masks else made.image
-            if self.kept: self.kept[k] = bands
+            if self.kept:
+                self.kept[k] = bands
         return (bands[:3], gsd, self.land_uses.index(land_use), *bands[3:])
 
 # %% ../nbs/01_scenes.ipynb #scenes-card
-def scenes_card(scenes:SceneDataset) -> dict:
+def scenes_card(scenes: SceneDataset) -> dict:
     "All that the pictures of a data set depend on."
-    return dict(renderer=RENDERER, length=scenes.length, land_uses=list(scenes.land_uses), gsd=list(scenes.gsd),
-                size=list(scenes.shape[1:]), seed=scenes.seed, masks=bool(scenes.masks))
+    return dict(
+        renderer=RENDERER,
+        length=scenes.length,
+        land_uses=list(scenes.land_uses),
+        gsd=list(scenes.gsd),
+        size=list(scenes.shape[1:]),
+        seed=scenes.seed,
+        masks=bool(scenes.masks),
+    )
 
 # %% ../nbs/01_scenes.ipynb #sample-rows
-PLACES = {'harbour': (2, 0.8), 'airport': (4, 0.9), 'river': (4, 0.6), 'industrial': (2, 0.5), 'residential': (2, 0.4),
-    'cropland': (4, 1.0)}
+PLACES = {
+    'harbour': (2, 0.8),
+    'airport': (4, 0.9),
+    'river': (4, 0.6),
+    'industrial': (2, 0.5),
+    'residential': (2, 0.4),
+    'cropland': (4, 1.0),
+}
 
-def sample_rows(per_class:int, gsd=(0.3, 10.)) -> list:
+
+def sample_rows(per_class: int, gsd=(0.3, 10.0)) -> list:
     "Manifest rows of the small scenes: `per_class` of each land use, GSDs spread evenly over log scale, every fourth a test image."
     rows = []
     for land_use in LAND_USES:
         rng = make_rng('samples', land_use)
-        share = (rng.permutation(per_class) + rng.random(per_class))/per_class
-        rows += [dict(file=f'scenes/{land_use}/{land_use}_{k:02d}.jpg', gsd=round(gsd[0]*(gsd[1]/gsd[0])**float(s), 4),
-            seed=1000 + k,
-                      split='test' if k % 4 == 3 else 'train', **{'class': land_use}) for k, s in enumerate(share)]
+        share = (rng.permutation(per_class) + rng.random(per_class)) / per_class
+        rows += [
+            dict(
+                file=f'scenes/{land_use}/{land_use}_{k:02d}.jpg',
+                gsd=round(gsd[0] * (gsd[1] / gsd[0]) ** float(s), 4),
+                seed=1000 + k,
+                split='test' if k % 4 == 3 else 'train',
+                **{'class': land_use},
+            )
+            for k, s in enumerate(share)
+        ]
     return rows
 
 # %% ../nbs/01_scenes.ipynb #write-samples
-def write_samples(folder, per_class:int=24, size:int=128, places=PLACES, place_size:int=640, quality:int=90) -> Path:
+def write_samples(
+    folder,
+    per_class: int = 24,
+    size: int = 128,
+    places=PLACES,
+    place_size: int = 640,
+    quality: int = 90,
+) -> Path:
     "Write scenes, larger places with masks and `manifest.csv` under `folder`; returns the manifest's path."
     folder = Path(folder)
-    rows = sample_rows(per_class) + [dict(file=f'places/{name}.jpg', gsd=gsd, seed=seed, split='place', **{'class': name})
-                                     for name, (seed, gsd) in places.items()]
+    rows = sample_rows(per_class) + [
+        dict(file=f'places/{name}.jpg', gsd=gsd, seed=seed, split='place', **{'class': name})
+        for name, (seed, gsd) in places.items()
+    ]
     for row in rows:
-        path, place = folder/row['file'], row['split'] == 'place'
+        path, place = folder / row['file'], row['split'] == 'place'
         path.parent.mkdir(parents=True, exist_ok=True)
         made = scene(row['class'], row['seed'], row['gsd'], place_size if place else size)
         to_pil(made.image).save(path, quality=quality, optimize=True)
-        if place: to_pil(made.mask).save(path.with_name(f'{path.stem}_mask.png'), optimize=True)
-    with open(folder/'manifest.csv', 'w', newline='') as f:
-        writer = csv.DictWriter(f, ['file', 'class', 'gsd', 'seed', 'licence', 'split'], lineterminator='\n')
+        if place:
+            to_pil(made.mask).save(path.with_name(f'{path.stem}_mask.png'), optimize=True)
+    with open(folder / 'manifest.csv', 'w', newline='') as f:
+        writer = csv.DictWriter(
+            f, ['file', 'class', 'gsd', 'seed', 'licence', 'split'], lineterminator='\n'
+        )
         writer.writeheader()
         writer.writerows(dict(row, licence='CC0-1.0') for row in rows)
-    return folder/'manifest.csv'
+    return folder / 'manifest.csv'

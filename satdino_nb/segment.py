@@ -31,93 +31,176 @@ from .vit import Tokens, as_backbone
 # %% ../nbs/07_4_segment.ipynb #masked
 class Masked(Dataset):
     "Images with masks: item i is `(image uint8 (3, H, W), mask uint8 (H, W), gsd in m/px or NaN)`; `items` hold such triples, `places` say what shares ground."
-    def __init__(self, items:Sequence, classes:Sequence[str], colours:Sequence|None=None, ignore_index:int=255,
-                 names:Sequence[str]|None=None, places:Sequence|None=None):
-        n, self.items, self.classes, self.ignore_index = len(items), items, tuple(classes), ignore_index
+
+    def __init__(
+        self,
+        items: Sequence,
+        classes: Sequence[str],
+        colours: Sequence | None = None,
+        ignore_index: int = 255,
+        names: Sequence[str] | None = None,
+        places: Sequence | None = None,
+    ):
+        n, self.items, self.classes, self.ignore_index = (
+            len(items),
+            items,
+            tuple(classes),
+            ignore_index,
+        )
         self.colours = class_colours(len(classes)) if colours is None else [rgb(v) for v in colours]
-        self.places = [None if p is None else str(p) for p in places or names or [None]*n]
-        self.names = list(names or (f"image {i}" for i in range(n)))
+        self.places = [None if p is None else str(p) for p in places or names or [None] * n]
+        self.names = list(names or (f'image {i}' for i in range(n)))
         check_legend(self.classes, self.colours, ignore_index)
-        if n != len(self.names) or n != len(self.places): raise ValueError(f"{len(self.names)} names and {len(self.places)} places for {n} images")
-    def __len__(self): return len(self.items)
-    def __getitem__(self, i:int) -> tuple:
+        if n != len(self.names) or n != len(self.places):
+            raise ValueError(
+                f'{len(self.names)} names and {len(self.places)} places for {n} images'
+            )
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> tuple:
         image, mask, gsd = self.items[i]
         check_pair(image, mask, self.names[i], len(self.classes), self.ignore_index)
         return image, mask, math.nan if gsd is None else float(gsd)
-    def subset(self, indices:Iterable[int]) -> 'Masked':
+
+    def subset(self, indices: Iterable[int]) -> 'Masked':
         "The images at `indices`, in that order."
         i = [int(k) for k in indices]
-        return Masked(Subset(self.items, i), self.classes, self.colours, self.ignore_index, [self.names[k] for k in i], [self.places[k] for k in i])
+        return Masked(
+            Subset(self.items, i),
+            self.classes,
+            self.colours,
+            self.ignore_index,
+            [self.names[k] for k in i],
+            [self.places[k] for k in i],
+        )
 
 # %% ../nbs/07_4_segment.ipynb #check-legend
-def check_legend(classes:Sequence[str], colours:Sequence, ignore_index:int) -> None:
+def check_legend(classes: Sequence[str], colours: Sequence, ignore_index: int) -> None:
     "`ValueError` for fewer than two classes, another number of colours, or an ignore index that is a class's number or no byte."
-    if len(classes) < 2: raise ValueError(f"segmentation needs at least two classes, got {tuple(classes)}")
-    if len(colours) != len(classes): raise ValueError(f"{len(colours)} colours for {len(classes)} classes")
+    if len(classes) < 2:
+        raise ValueError(f'segmentation needs at least two classes, got {tuple(classes)}')
+    if len(colours) != len(classes):
+        raise ValueError(f'{len(colours)} colours for {len(classes)} classes')
     if 0 <= ignore_index < len(classes):
-        raise ValueError(f"ignore_index {ignore_index} is the number of the class {classes[ignore_index]!r}; leave that class out of classes and colours, "
-                         "and let it become 255 (other=255)")
-    if not 0 <= ignore_index <= 255: raise ValueError(f"ignore_index must fit a byte (0 to 255), got {ignore_index}")
+        raise ValueError(
+            f'ignore_index {ignore_index} is the number of the class {classes[ignore_index]!r}; leave that class out of classes and colours, '
+            'and let it become 255 (other=255)'
+        )
+    if not 0 <= ignore_index <= 255:
+        raise ValueError(f'ignore_index must fit a byte (0 to 255), got {ignore_index}')
+
 
 def rgb(colour) -> tuple[int, int, int]:
     "`(r, g, b)` of a colour given so or as 'RRGGBB'."
     return tuple(bytes.fromhex(colour)) if isinstance(colour, str) else tuple(map(int, colour))
 
-def class_colours(n:int) -> list[tuple[int, int, int]]:
+
+def class_colours(n: int) -> list[tuple[int, int, int]]:
     "`n` colours that can be told apart."
-    return [tuple(round(255*v) for v in colorsys.hsv_to_rgb(k/n, .55 + .3*(k % 2), .95 - .25*(k % 3))) for k in range(n)]
+    return [
+        tuple(
+            round(255 * v)
+            for v in colorsys.hsv_to_rgb(k / n, 0.55 + 0.3 * (k % 2), 0.95 - 0.25 * (k % 3))
+        )
+        for k in range(n)
+    ]
 
 # %% ../nbs/07_4_segment.ipynb #check-pair
-def check_pair(image:torch.Tensor, mask:torch.Tensor, name:str, classes:int, ignore_index:int=255) -> None:
+def check_pair(
+    image: torch.Tensor, mask: torch.Tensor, name: str, classes: int, ignore_index: int = 255
+) -> None:
     "`ValueError` with the `name` unless `mask` is as large as `image`, and holds numbers below `classes` or `ignore_index`."
     if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
-        raise ValueError(f"{name}: its image is {image.dtype} {tuple(image.shape)}; uint8 (3, H, W) is needed (see as_uint8 of satdino_nb.data)")
-    if mask.is_floating_point() or mask.ndim != 2: raise ValueError(f"{name}: its mask is {mask.dtype} {tuple(mask.shape)}; whole numbers (H, W) are needed")
+        raise ValueError(
+            f'{name}: its image is {image.dtype} {tuple(image.shape)}; uint8 (3, H, W) is needed (see as_uint8 of satdino_nb.data)'
+        )
+    if mask.is_floating_point() or mask.ndim != 2:
+        raise ValueError(
+            f'{name}: its mask is {mask.dtype} {tuple(mask.shape)}; whole numbers (H, W) are needed'
+        )
     if (a := tuple(image.shape[1:])) != (b := tuple(mask.shape)):
-        raise ValueError(f"{name}: {a[0]} x {a[1]} pixels, but its mask has {b[0]} x {b[1]}; cut or resize one of them (masks by nearest neighbour)")
-    found = mask.flatten().bincount().nonzero().flatten() if mask.dtype == torch.uint8 else mask.unique()        # the first is many times as fast
+        raise ValueError(
+            f'{name}: {a[0]} x {a[1]} pixels, but its mask has {b[0]} x {b[1]}; cut or resize one of them (masks by nearest neighbour)'
+        )
+    found = (
+        mask.flatten().bincount().nonzero().flatten()
+        if mask.dtype == torch.uint8
+        else mask.unique()
+    )  # the first is many times as fast
     if wrong := [v for v in found.tolist() if v != ignore_index and not 0 <= v < classes]:
-        raise ValueError(f"{name}: its mask holds {', '.join(map(str, wrong[:5]))}, but {classes} classes are numbered 0 to {classes - 1} ({ignore_index}: "
-                         "ignored); say which value is which class (colours=...)")
+        raise ValueError(
+            f'{name}: its mask holds {", ".join(map(str, wrong[:5]))}, but {classes} classes are numbered 0 to {classes - 1} ({ignore_index}: '
+            'ignored); say which value is which class (colours=...)'
+        )
 
 # %% ../nbs/07_4_segment.ipynb #tile-items
 class TileItems:
     "`(image, mask, gsd)` of each of `tiles`, the masks read with `colours` and `other` (see `read_mask`)."
-    def __init__(self, tiles:Tiles, colours:Sequence|None, other:int|None): self.tiles, self.colours, self.other = tiles, colours, other
-    def __len__(self): return len(self.tiles)
-    def __getitem__(self, i:int) -> tuple:
+
+    def __init__(self, tiles: Tiles, colours: Sequence | None, other: int | None):
+        self.tiles, self.colours, self.other = tiles, colours, other
+
+    def __len__(self):
+        return len(self.tiles)
+
+    def __getitem__(self, i: int) -> tuple:
         tile, mask = self.tiles[i], read_mask(self.tiles.masks[i], self.colours, self.other)
-        if tile.box and mask.shape != tile.image.shape[1:]:                    # the mask of a whole file
+        if tile.box and mask.shape != tile.image.shape[1:]:  # the mask of a whole file
             top, left, h, w = tile.box
-            mask = mask[top:top + h, left:left + w]
+            mask = mask[top : top + h, left : left + w]
         return tile.image, mask, tile.gsd
 
 # %% ../nbs/07_4_segment.ipynb #masked-tiles
-def masked_tiles(tiles:Tiles, classes:Sequence[str], colours:Sequence|None=None, other:int|None=None, ignore_index:int=255) -> Masked:
+def masked_tiles(
+    tiles: Tiles,
+    classes: Sequence[str],
+    colours: Sequence | None = None,
+    other: int | None = None,
+    ignore_index: int = 255,
+) -> Masked:
     "`tiles` with their masks; colours as (r, g, b) or 'RRGGBB', None: masks hold class numbers. Errors name image and mask."
-    if not len(tiles): raise ValueError("no tiles")
+    if not len(tiles):
+        raise ValueError('no tiles')
     if without := [p for p, m in zip(tiles.paths, tiles.masks) if not m]:
-        raise ValueError(f"{without[0]}: no mask ({len(without)} of {len(tiles)} images); pair them with mask_tiles, or by a column 'mask' of a table")
-    names = [f"{p} (mask {m})" for p, m in zip(tiles.paths, tiles.masks)]
+        raise ValueError(
+            f"{without[0]}: no mask ({len(without)} of {len(tiles)} images); pair them with mask_tiles, or by a column 'mask' of a table"
+        )
+    names = [f'{p} (mask {m})' for p, m in zip(tiles.paths, tiles.masks)]
     places = [p if place is None else place for p, place in zip(tiles.paths, tiles.places)]
     return Masked(TileItems(tiles, colours, other), classes, colours, ignore_index, names, places)
 
 # %% ../nbs/07_4_segment.ipynb #scene-items
 class SceneItems:
     "`(image, mask, gsd)` of each of `scenes`."
-    def __init__(self, scenes:SceneDataset): self.scenes = scenes
-    def __len__(self): return len(self.scenes)
-    def __getitem__(self, i:int) -> tuple:
+
+    def __init__(self, scenes: SceneDataset):
+        self.scenes = scenes
+
+    def __len__(self):
+        return len(self.scenes)
+
+    def __getitem__(self, i: int) -> tuple:
         image, gsd, _, mask = self.scenes[i]
         return image, mask, gsd
 
 # %% ../nbs/07_4_segment.ipynb #masked-scenes
-def masked_scenes(scenes:SceneDataset) -> Masked:
+def masked_scenes(scenes: SceneDataset) -> Masked:
     "Drawn scenes with their masks; each is a place of its own."
-    if not scenes.masks: raise ValueError("these scenes come without masks; make them with SceneDataset(..., masks=True)")
-    return Masked(SceneItems(scenes), MASK_CLASSES, MASK_COLOURS, names=[f"scene {k} of seed {scenes.seed}" for k in range(len(scenes))])
+    if not scenes.masks:
+        raise ValueError(
+            'these scenes come without masks; make them with SceneDataset(..., masks=True)'
+        )
+    return Masked(
+        SceneItems(scenes),
+        MASK_CLASSES,
+        MASK_COLOURS,
+        names=[f'scene {k} of seed {scenes.seed}' for k in range(len(scenes))],
+    )
 
-def in_memory(data:Masked) -> Masked:
+
+def in_memory(data: Masked) -> Masked:
     "The same, with all pixels read once and kept (4 bytes a pixel)."
     items = [data[i] for i in tqdm(range(len(data)), 'reading', leave=False)]
     return Masked(items, data.classes, data.colours, data.ignore_index, data.names, data.places)
@@ -128,30 +211,42 @@ def patch_facts(backbone) -> tuple[int, int]:
     "`(width D of patch tokens, patch size in pixels)` of a backbone, found by running it once; `ValueError` if it has no patches."
     size, training = backbone.config.img_size, backbone.training
     device = next(iter(backbone.parameters())).device
-    tokens = backbone.eval().tokens(backbone.normalisation(torch.zeros(1, 3, size, size, device=device)), torch.ones(1, device=device))
+    tokens = backbone.eval().tokens(
+        backbone.normalisation(torch.zeros(1, 3, size, size, device=device)),
+        torch.ones(1, device=device),
+    )
     backbone.train(training)
-    if tokens.patches is None: raise ValueError("this network gives one vector for an image and no patch tokens, so it cannot be segmented with")
-    return tokens.patches.shape[2], round(size/tokens.grid[0])
+    if tokens.patches is None:
+        raise ValueError(
+            'this network gives one vector for an image and no patch tokens, so it cannot be segmented with'
+        )
+    return tokens.patches.shape[2], round(size / tokens.grid[0])
 
 # %% ../nbs/07_4_segment.ipynb #linear-segmenter
 class LinearSegmenter(nn.Module):
     "Batch norm and 1 x 1 convolution on the frozen patch tokens of `backbone`: images (uint8, or 0 to 1) -> logits `(B, classes, H, W)`."
+
     lr = 0.03
-    def __init__(self, backbone, classes:int):
+
+    def __init__(self, backbone, classes: int):
         super().__init__()
         width, self.patch = patch_facts(backbone)
-        self.backbone, self.head = backbone.eval(), nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, classes, 1))
+        self.backbone, self.head = (
+            backbone.eval(),
+            nn.Sequential(nn.BatchNorm2d(width), nn.Conv2d(width, classes, 1)),
+        )
 
-    def train(self, mode:bool=True):
+    def train(self, mode: bool = True):
         super().train(mode)
-        self.backbone.eval()                                                   # frozen: no drop path, no statistics
+        self.backbone.eval()  # frozen: no drop path, no statistics
         return self
 
-    def forward(self, images:torch.Tensor, gsd:torch.Tensor|None=None) -> torch.Tensor:
-        with torch.no_grad(): patches = self.backbone.tokens(self.backbone.normalisation(images), gsd).patch_map
+    def forward(self, images: torch.Tensor, gsd: torch.Tensor | None = None) -> torch.Tensor:
+        with torch.no_grad():
+            patches = self.backbone.tokens(self.backbone.normalisation(images), gsd).patch_map
         return F.interpolate(self.head(patches).float(), images.shape[-2:], mode='bilinear')
 
-    def groups(self, lr:float, backbone_lr:float) -> list[dict]:
+    def groups(self, lr: float, backbone_lr: float) -> list[dict]:
         "What is trained, for the optimiser: the head alone."
         return [dict(params=list(self.head.parameters()), lr=lr)]
 
@@ -159,85 +254,141 @@ class LinearSegmenter(nn.Module):
 def four_blocks(backbone) -> list[int]:
     "Numbers of four evenly spaced blocks, the last included; `ValueError` for a network that has none."
     blocks = getattr(getattr(backbone, 'network', backbone), 'blocks', None)
-    if blocks is None: raise ValueError("the pyramid reads the blocks of a vision transformer, which this network lacks; use LinearSegmenter")
-    return [math.ceil(len(blocks)*(k + 1)/4) - 1 for k in range(4)]
+    if blocks is None:
+        raise ValueError(
+            'the pyramid reads the blocks of a vision transformer, which this network lacks; use LinearSegmenter'
+        )
+    return [math.ceil(len(blocks) * (k + 1) / 4) - 1 for k in range(4)]
 
-def block_maps(backbone, x:torch.Tensor, gsd:torch.Tensor|None, numbers:Sequence[int]) -> list[torch.Tensor]:
+
+def block_maps(
+    backbone, x: torch.Tensor, gsd: torch.Tensor | None, numbers: Sequence[int]
+) -> list[torch.Tensor]:
     "Patch maps `(B, D, h, w)` behind the blocks with these `numbers`, for normalised images."
     blocks, seen = getattr(backbone, 'network', backbone).blocks, {}
-    hooks = [blocks[i].register_forward_hook(lambda m, args, out, i=i: seen.setdefault(i, []).append(out)) for i in set(numbers)]
-    try: h, w = backbone.tokens(x, gsd).grid
+    hooks = [
+        blocks[i].register_forward_hook(
+            lambda m, args, out, i=i: seen.setdefault(i, []).append(out)
+        )
+        for i in set(numbers)
+    ]
+    try:
+        h, w = backbone.tokens(x, gsd).grid
     finally:
-        for hook in hooks: hook.remove()
+        for hook in hooks:
+            hook.remove()
     if any(len(v) != 1 or v[0].ndim != 3 or len(v[0]) != len(x) for v in seen.values()):
-        raise ValueError("the blocks of this network do not give one (B, N, D) for a batch; use LinearSegmenter, or images of one GSD in a batch")
-    return [Tokens(None, None, seen[i][0][:, -h*w:], (h, w)).patch_map for i in numbers]
+        raise ValueError(
+            'the blocks of this network do not give one (B, N, D) for a batch; use LinearSegmenter, or images of one GSD in a batch'
+        )
+    return [Tokens(None, None, seen[i][0][:, -h * w :], (h, w)).patch_map for i in numbers]
 
 # %% ../nbs/07_4_segment.ipynb #pyramid-level
-def pyramid_level(width:int, out:int, doublings:int) -> nn.Sequential:
+def pyramid_level(width: int, out: int, doublings: int) -> nn.Sequential:
     "From a map of patch tokens to a map of `out` channels, larger (or, if negative, smaller) by 2 to the power of `doublings`."
-    up = [layer for _ in range(doublings) for layer in (nn.ConvTranspose2d(out, out, 2, 2), nn.GELU())]
+    up = [
+        layer for _ in range(doublings) for layer in (nn.ConvTranspose2d(out, out, 2, 2), nn.GELU())
+    ]
     down = [nn.MaxPool2d(2**-doublings, ceil_mode=True)] if doublings < 0 else []
     return nn.Sequential(nn.Conv2d(width, out, 1), nn.GroupNorm(8, out), *up, *down)
 
-def enlarged(x:torch.Tensor, like:torch.Tensor) -> torch.Tensor:
+
+def enlarged(x: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     "`x` at the height and width of `like`, bilinear."
     return F.interpolate(x, like.shape[-2:], mode='bilinear')
 
 # %% ../nbs/07_4_segment.ipynb #pyramid-segmenter
 class PyramidSegmenter(nn.Module):
     "A feature pyramid on four blocks of a `backbone` that is trained with it: images (uint8, or 0 to 1) -> logits `(B, classes, H, W)`."
+
     lr = 0.003
-    def __init__(self, backbone, classes:int, width:int=64):
+
+    def __init__(self, backbone, classes: int, width: int = 64):
         super().__init__()
-        (d, self.patch), self.numbers, self.backbone = patch_facts(backbone), four_blocks(backbone), backbone
-        quarter = round(math.log2(self.patch/4))                               # doublings from patches to 1/4 of the pixels
+        (d, self.patch), self.numbers, self.backbone = (
+            patch_facts(backbone),
+            four_blocks(backbone),
+            backbone,
+        )
+        quarter = round(math.log2(self.patch / 4))  # doublings from patches to 1/4 of the pixels
         self.levels = nn.ModuleList(pyramid_level(d, width, quarter - k) for k in range(4))
-        self.smooth = nn.ModuleList(nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU()) for _ in range(4))
+        self.smooth = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.GroupNorm(8, width), nn.GELU())
+            for _ in range(4)
+        )
         self.head = nn.Conv2d(width, classes, 1)
 
-    def forward(self, images:torch.Tensor, gsd:torch.Tensor|None=None) -> torch.Tensor:
-        maps = [level(m) for level, m in zip(self.levels, block_maps(self.backbone, self.backbone.normalisation(images), gsd, self.numbers))]
-        for k in (2, 1, 0): maps[k] = maps[k] + enlarged(maps[k + 1], maps[k])
+    def forward(self, images: torch.Tensor, gsd: torch.Tensor | None = None) -> torch.Tensor:
+        maps = [
+            level(m)
+            for level, m in zip(
+                self.levels,
+                block_maps(self.backbone, self.backbone.normalisation(images), gsd, self.numbers),
+            )
+        ]
+        for k in (2, 1, 0):
+            maps[k] = maps[k] + enlarged(maps[k + 1], maps[k])
         fused = sum(enlarged(smooth(m), maps[0]) for smooth, m in zip(self.smooth, maps))
         return F.interpolate(self.head(fused).float(), images.shape[-2:], mode='bilinear')
 
-    def groups(self, lr:float, backbone_lr:float) -> list[dict]:
+    def groups(self, lr: float, backbone_lr: float) -> list[dict]:
         "What is trained, for the optimiser: the decoder at `lr`, the backbone at `backbone_lr` times that."
         own = {id(p) for p in self.backbone.parameters()}
-        return [dict(params=[p for p in self.parameters() if id(p) not in own], lr=lr),
-                dict(params=[p for p in self.backbone.parameters() if p.requires_grad], lr=lr*backbone_lr)]
+        return [
+            dict(params=[p for p in self.parameters() if id(p) not in own], lr=lr),
+            dict(
+                params=[p for p in self.backbone.parameters() if p.requires_grad],
+                lr=lr * backbone_lr,
+            ),
+        ]
 
 # %% ../nbs/07_4_segment.ipynb #segment-config
 @dataclass(frozen=True)
 class SegmentConfig:
     "How a segmenter is trained and asked."
-    crop: int | None = None            # pixels of square crops, and of the windows of prediction; None: the backbone's input size
+
+    crop: int | None = (
+        None  # pixels of square crops, and of the windows of prediction; None: the backbone's input size
+    )
     steps: int = 300
     batch_size: int = 16
-    lr: float | None = None            # of the head or decoder (AdamW, warm-up, cosine to 0); None: the segmenter's own
-    backbone_lr: float = 0.1           # of the backbone, as a share of `lr`, where it is trained
+    lr: float | None = (
+        None  # of the head or decoder (AdamW, warm-up, cosine to 0); None: the segmenter's own
+    )
+    backbone_lr: float = 0.1  # of the backbone, as a share of `lr`, where it is trained
     weight_decay: float = 0.05
-    warmup: float = 0.1                # share of the steps
-    overlap: float = 0.5               # of neighbouring windows of prediction, as a share of their size
+    warmup: float = 0.1  # share of the steps
+    overlap: float = 0.5  # of neighbouring windows of prediction, as a share of their size
     seed: int = 0
-    workers: int = 0                   # loading processes
+    workers: int = 0  # loading processes
     device: str = 'auto'
 
     def __post_init__(self):
-        if min(self.steps, self.batch_size, 1 if self.crop is None else self.crop) < 1: raise ValueError("steps, batch_size and crop must be at least 1")
-        if not 0 <= self.overlap < 1: raise ValueError(f"overlap is a share of a window, at least 0 and below 1, got {self.overlap}")
+        if min(self.steps, self.batch_size, 1 if self.crop is None else self.crop) < 1:
+            raise ValueError('steps, batch_size and crop must be at least 1')
+        if not 0 <= self.overlap < 1:
+            raise ValueError(
+                f'overlap is a share of a window, at least 0 and below 1, got {self.overlap}'
+            )
 
 # %% ../nbs/07_4_segment.ipynb #random-crop
-def random_crop(image:torch.Tensor, mask:torch.Tensor, size:int, rng:np.random.Generator, ignore_index:int=255) -> tuple:
+def random_crop(
+    image: torch.Tensor,
+    mask: torch.Tensor,
+    size: int,
+    rng: np.random.Generator,
+    ignore_index: int = 255,
+) -> tuple:
     "A square of `size` pixels of both, flipped and turned by quarters; beyond the image it is black, and ignored."
     h, w = mask.shape
     top, left = (int(rng.integers(max(n - size, 0) + 1)) for n in (h, w))
-    both = torch.cat([m[:, top:top + size, left:left + size] for m in (image, mask[None].to(torch.uint8))])
+    both = torch.cat(
+        [m[:, top : top + size, left : left + size] for m in (image, mask[None].to(torch.uint8))]
+    )
     if min(h, w) < size:
         square = torch.zeros(4, size, size, dtype=torch.uint8)
         square[3] = ignore_index
-        square[:, :both.shape[1], :both.shape[2]] = both
+        square[:, : both.shape[1], : both.shape[2]] = both
         both = square
     both = torch.rot90(both, int(rng.integers(4)), (1, 2))
     return (both.flip(2) if rng.integers(2) else both).split([3, 1])
@@ -245,108 +396,193 @@ def random_crop(image:torch.Tensor, mask:torch.Tensor, size:int, rng:np.random.G
 # %% ../nbs/07_4_segment.ipynb #crops
 class Crops(Dataset):
     "`n` random crops of `data`, each decided by `seed` and its number alone; every image once before any comes again."
-    def __init__(self, data:Masked, size:int, n:int, seed:int): self.data, self.size, self.n, self.seed = data, size, n, seed
-    def __len__(self): return self.n
-    def __getitem__(self, k:int) -> tuple:
+
+    def __init__(self, data: Masked, size: int, n: int, seed: int):
+        self.data, self.size, self.n, self.seed = data, size, n, seed
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, k: int) -> tuple:
         turn, i = divmod(k, len(self.data))
-        image, mask, gsd = self.data[int(np.random.default_rng((self.seed, turn)).permutation(len(self.data))[i])]
-        image, mask = random_crop(image, mask, self.size, np.random.default_rng((self.seed, turn, i)), self.data.ignore_index)
+        image, mask, gsd = self.data[
+            int(np.random.default_rng((self.seed, turn)).permutation(len(self.data))[i])
+        ]
+        image, mask = random_crop(
+            image,
+            mask,
+            self.size,
+            np.random.default_rng((self.seed, turn, i)),
+            self.data.ignore_index,
+        )
         return image, mask[0].long(), gsd
 
 # %% ../nbs/07_4_segment.ipynb #pixel-loss
-def pixel_loss(logits:torch.Tensor, masks:torch.Tensor, ignore_index:int=255) -> torch.Tensor:
+def pixel_loss(logits: torch.Tensor, masks: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
     "Mean cross-entropy of `logits` `(B, C, H, W)` over the labelled pixels of `masks` `(B, H, W)`; 0 where there is none."
     total = F.cross_entropy(logits.float(), masks, ignore_index=ignore_index, reduction='sum')
-    return total/(masks != ignore_index).sum().clamp(min=1)
+    return total / (masks != ignore_index).sum().clamp(min=1)
 
-def class_counts(data:Masked) -> np.ndarray:
+
+def class_counts(data: Masked) -> np.ndarray:
     "Labelled pixels of each class `(C,)`; every mask is read and checked."
     counts = np.zeros(len(data.classes), dtype=np.int64)
-    for i in range(len(data)): counts += data[i][1].flatten().long().bincount(minlength=256).numpy()[:len(counts)]
+    for i in range(len(data)):
+        counts += data[i][1].flatten().long().bincount(minlength=256).numpy()[: len(counts)]
     return counts
 
-def check_training(data:Masked, crop:int, patch:int) -> None:
+
+def check_training(data: Masked, crop: int, patch: int) -> None:
     "`ValueError` for crops that are not whole patches, and for masks that hold one class only."
-    if crop % patch: raise ValueError(f"crop of {crop} px is not a multiple of the patch size {patch}; {crop//patch*patch or patch} is")
+    if crop % patch:
+        raise ValueError(
+            f'crop of {crop} px is not a multiple of the patch size {patch}; {crop // patch * patch or patch} is'
+        )
     present = [c for c, n in zip(data.classes, class_counts(data)) if n]
-    if len(present) < 2: raise ValueError(f"nothing to learn: the masks hold {', '.join(present) or 'no labelled pixel'} and {data.ignore_index} (ignored); "
-                                          "say which value is which class (colours=...)")
+    if len(present) < 2:
+        raise ValueError(
+            f'nothing to learn: the masks hold {", ".join(present) or "no labelled pixel"} and {data.ignore_index} (ignored); '
+            'say which value is which class (colours=...)'
+        )
 
 # %% ../nbs/07_4_segment.ipynb #lr-factor
-def lr_factor(step:int, config:SegmentConfig) -> float:
+def lr_factor(step: int, config: SegmentConfig) -> float:
     "Share of the learning rate at a step: rises linearly during the warm-up, then falls to 0 by a cosine."
-    warmup = max(1, round(config.warmup*config.steps))
-    return min((step + 1)/warmup, 0.5 + 0.5*math.cos(math.pi*max(0, step - warmup)/max(1, config.steps - warmup)))
+    warmup = max(1, round(config.warmup * config.steps))
+    return min(
+        (step + 1) / warmup,
+        0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / max(1, config.steps - warmup)),
+    )
 
 # %% ../nbs/07_4_segment.ipynb #train-segmenter
-def train_segmenter(segmenter:nn.Module, data:Masked, config:SegmentConfig=SegmentConfig()) -> list[float]:
+def train_segmenter(
+    segmenter: nn.Module, data: Masked, config: SegmentConfig = SegmentConfig()
+) -> list[float]:
     "Train what `segmenter.groups` names, in place, and leave it in eval mode on the device; returns the loss of each step."
-    device, crop, losses = pick_device(config.device), config.crop or segmenter.backbone.config.img_size, []
+    device, crop, losses = (
+        pick_device(config.device),
+        config.crop or segmenter.backbone.config.img_size,
+        [],
+    )
     check_training(data, crop, segmenter.patch)
     segmenter.to(device).train()
-    optimiser = torch.optim.AdamW(segmenter.groups(config.lr or segmenter.lr, config.backbone_lr), weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        segmenter.groups(config.lr or segmenter.lr, config.backbone_lr),
+        weight_decay=config.weight_decay,
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: lr_factor(s, config))
-    loader = DataLoader(Crops(data, crop, config.steps*config.batch_size, config.seed), config.batch_size, num_workers=config.workers)
+    loader = DataLoader(
+        Crops(data, crop, config.steps * config.batch_size, config.seed),
+        config.batch_size,
+        num_workers=config.workers,
+    )
     for images, masks, gsd in (bar := tqdm(loader, 'training', leave=False)):
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'): logits = segmenter(images.to(device), gsd.float().to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == 'cuda'):
+            logits = segmenter(images.to(device), gsd.float().to(device))
         loss = pixel_loss(logits, masks.to(device), data.ignore_index)
-        if not loss.isfinite(): raise ValueError(f"the loss is {loss.item()} at step {len(losses)}: the features are not finite, or the learning rate is too high")
-        optimiser.zero_grad(); loss.backward(); optimiser.step(); schedule.step()
-        losses.append(loss.item()); bar.set_postfix(loss=f"{losses[-1]:.3f}")
+        if not loss.isfinite():
+            raise ValueError(
+                f'the loss is {loss.item()} at step {len(losses)}: the features are not finite, or the learning rate is too high'
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        losses.append(loss.item())
+        bar.set_postfix(loss=f'{losses[-1]:.3f}')
     segmenter.eval()
     return losses
 
 # %% ../nbs/07_4_segment.ipynb #window-weight
-def window_weight(window:int, flat:bool=False) -> torch.Tensor:
+def window_weight(window: int, flat: bool = False) -> torch.Tensor:
     "Weight of each pixel of a window `(window, window)`: falls from its middle to its edges, or `flat`."
-    if flat: return torch.ones(window, window)
-    ramp = 1 - (torch.arange(window) + 0.5 - window/2).abs()/(window/2)
-    return ramp[:, None]*ramp
+    if flat:
+        return torch.ones(window, window)
+    ramp = 1 - (torch.arange(window) + 0.5 - window / 2).abs() / (window / 2)
+    return ramp[:, None] * ramp
 
-def cut_window(image:torch.Tensor, top:int, left:int, window:int) -> torch.Tensor:
+
+def cut_window(image: torch.Tensor, top: int, left: int, window: int) -> torch.Tensor:
     "The square of `image` `(3, H, W)` from there on; what lies beyond repeats the edge."
-    part = image[:, top:top + window, left:left + window]
+    part = image[:, top : top + window, left : left + window]
     rows, columns = (torch.arange(window).clamp(max=n - 1) for n in part.shape[1:])
     return part[:, rows][:, :, columns]
 
 # %% ../nbs/07_4_segment.ipynb #logit-strips
 @torch.inference_mode()
-def logit_strips(segmenter:Callable, image:torch.Tensor, window:int, stride:int|None=None, gsd:float|None=None,
-                 batch_size:int=32, flat:bool=False) -> Iterator[tuple[int, torch.Tensor]]:
+def logit_strips(
+    segmenter: Callable,
+    image: torch.Tensor,
+    window: int,
+    stride: int | None = None,
+    gsd: float | None = None,
+    batch_size: int = 32,
+    flat: bool = False,
+) -> Iterator[tuple[int, torch.Tensor]]:
     "`(top, logits (C, rows, W))` from above to below, averaged over windows of `image` uint8 `(3, H, W)` every `stride` (half a window)."
-    (H, W), stride = image.shape[-2:], stride or max(1, window//2)
-    if not 1 <= stride <= window: raise ValueError(f"stride must be 1 to {window} pixels (the window), or some pixels are never seen; got {stride}")
+    (H, W), stride = image.shape[-2:], stride or max(1, window // 2)
+    if not 1 <= stride <= window:
+        raise ValueError(
+            f'stride must be 1 to {window} pixels (the window), or some pixels are never seen; got {stride}'
+        )
     device = next((p.device for p in getattr(segmenter, 'parameters', list)()), torch.device('cpu'))
     tops, lefts = (sorted({box[k] for box in window_boxes((H, W), window, stride)}) for k in (0, 1))
     weight, total = window_weight(window, flat).to(device), None
     for top, below in zip(tops, [*tops[1:], max(H, window)]):
         for some in torch.tensor(lefts).split(batch_size):
-            part = torch.stack([cut_window(image, top, left, window) for left in some.tolist()]).to(device)
-            logits = segmenter(part, torch.full((len(part),), math.nan if gsd is None else gsd, device=device)).float()
-            if not logits.isfinite().all(): raise ValueError(f"the segmenter's answer is not finite at rows {top} to {top + window}; has its training diverged?")
-            if total is None: total = logits.new_zeros(logits.shape[1] + 1, window, max(W, window))       # the last: sum of weights
-            for left, one in zip(some.tolist(), logits): total[:, :, left:left + window] += torch.cat([one*weight, weight[None]])
-        done = total[:, :below - top]
-        yield top, (done[:-1]/done[-1])[:, :H - top, :W]
-        total = torch.cat([total[:, below - top:], torch.zeros_like(done)], 1)
+            part = torch.stack([cut_window(image, top, left, window) for left in some.tolist()]).to(
+                device
+            )
+            logits = segmenter(
+                part, torch.full((len(part),), math.nan if gsd is None else gsd, device=device)
+            ).float()
+            if not logits.isfinite().all():
+                raise ValueError(
+                    f"the segmenter's answer is not finite at rows {top} to {top + window}; has its training diverged?"
+                )
+            if total is None:
+                total = logits.new_zeros(
+                    logits.shape[1] + 1, window, max(W, window)
+                )  # the last: sum of weights
+            for left, one in zip(some.tolist(), logits):
+                total[:, :, left : left + window] += torch.cat([one * weight, weight[None]])
+        done = total[:, : below - top]
+        yield top, (done[:-1] / done[-1])[:, : H - top, :W]
+        total = torch.cat([total[:, below - top :], torch.zeros_like(done)], 1)
 
 # %% ../nbs/07_4_segment.ipynb #predict-mask
-def predict_mask(segmenter:Callable, image:torch.Tensor, window:int, stride:int|None=None, gsd:float|None=None, batch_size:int=32) -> torch.Tensor:
+def predict_mask(
+    segmenter: Callable,
+    image: torch.Tensor,
+    window: int,
+    stride: int | None = None,
+    gsd: float | None = None,
+    batch_size: int = 32,
+) -> torch.Tensor:
     "Class numbers uint8 `(H, W)` of `image` uint8 `(3, H, W)` of any size, by sliding windows; `gsd` in m/px, for networks that read it."
-    if image.ndim != 3 or not image.numel(): raise ValueError(f"one image (3, H, W) is needed, got {tuple(image.shape)}")
-    if isinstance(segmenter, nn.Module): segmenter.eval()
+    if image.ndim != 3 or not image.numel():
+        raise ValueError(f'one image (3, H, W) is needed, got {tuple(image.shape)}')
+    if isinstance(segmenter, nn.Module):
+        segmenter.eval()
     strips = logit_strips(segmenter, image, window, stride, gsd, batch_size)
     return torch.cat([logits.argmax(0).to(torch.uint8).cpu() for _, logits in strips])
 
 # %% ../nbs/07_4_segment.ipynb #confusions
-def confusions(segmenter:Callable, data:Masked, window:int, stride:int|None=None, batch_size:int=32) -> torch.Tensor:
+def confusions(
+    segmenter: Callable, data: Masked, window: int, stride: int | None = None, batch_size: int = 32
+) -> torch.Tensor:
     "Confusion tables `(N, C, C)` of the images of `data`, rows true and columns predicted, in pixels; ignored pixels are left out."
     from torchmetrics.functional.classification import multiclass_confusion_matrix
+
     out = []
     for i in tqdm(range(len(data)), 'predicting', leave=False):
         image, mask, gsd = data[i]
         predicted = predict_mask(segmenter, image, window, stride, gsd, batch_size)
-        out.append(multiclass_confusion_matrix(predicted.long(), mask.long(), len(data.classes), ignore_index=data.ignore_index))
+        out.append(
+            multiclass_confusion_matrix(
+                predicted.long(), mask.long(), len(data.classes), ignore_index=data.ignore_index
+            )
+        )
     return torch.stack(out)
 
 # %% ../nbs/07_4_segment.ipynb #class-iou
@@ -356,131 +592,241 @@ def class_iou(confusion) -> np.ndarray:
     union = c.sum(0) + c.sum(1) - c.diagonal()
     return np.divide(c.diagonal(), union, out=np.full(len(c), np.nan), where=union > 0)
 
+
 def mean_iou(confusion) -> float:
     "Mean of `class_iou` over the classes that occur in truth or prediction; NaN if none does."
     iou = class_iou(confusion)
     return float(np.nanmean(iou)) if np.isfinite(iou).any() else math.nan
 
+
 def pixel_accuracy(confusion) -> float:
     "Share of labelled pixels that are right; NaN if there are none."
     c = np.asarray(confusion, dtype=float)
-    return float(c.trace()/c.sum()) if c.sum() else math.nan
+    return float(c.trace() / c.sum()) if c.sum() else math.nan
 
 # %% ../nbs/07_4_segment.ipynb #segment-result
 @dataclass(frozen=True, eq=False)
 class SegmentResult:
     "What a segmenter made of N test images: `confusions` `(N, C, C)` in pixels, and the place of each image."
+
     name: str
     classes: tuple[str, ...]
     confusions: np.ndarray
     places: tuple[str, ...]
-    def estimate(self, statistic:Callable=mean_iou, resamples:int=1000) -> Estimate:
+
+    def estimate(self, statistic: Callable = mean_iou, resamples: int = 1000) -> Estimate:
         "mIoU, or another `statistic` of a summed table, with its interval over places."
-        return bootstrap(self.confusions, lambda c: statistic(c.sum(0)), self.places, resamples, unit='%')
-    def minus(self, other:'SegmentResult', statistic:Callable=mean_iou, resamples:int=1000) -> Estimate:
+        return bootstrap(
+            self.confusions, lambda c: statistic(c.sum(0)), self.places, resamples, unit='%'
+        )
+
+    def minus(
+        self, other: 'SegmentResult', statistic: Callable = mean_iou, resamples: int = 1000
+    ) -> Estimate:
         "The paired difference to another result on the same images."
-        if self.classes != other.classes or self.places != other.places: raise ValueError(f"{self.name} and {other.name}: not the same classes and test images")
-        return difference(self.confusions, other.confusions, lambda c: statistic(c.sum(0)), self.places, resamples, unit='%')
-    def iou(self) -> np.ndarray: return class_iou(self.confusions.sum(0))
-    def subset(self, indices:Iterable[int], name:str='') -> 'SegmentResult':
+        if self.classes != other.classes or self.places != other.places:
+            raise ValueError(f'{self.name} and {other.name}: not the same classes and test images')
+        return difference(
+            self.confusions,
+            other.confusions,
+            lambda c: statistic(c.sum(0)),
+            self.places,
+            resamples,
+            unit='%',
+        )
+
+    def iou(self) -> np.ndarray:
+        return class_iou(self.confusions.sum(0))
+
+    def subset(self, indices: Iterable[int], name: str = '') -> 'SegmentResult':
         "The result on some of the test images."
         i = [int(k) for k in indices]
-        return SegmentResult(name or self.name, self.classes, self.confusions[i], tuple(self.places[k] for k in i))
+        return SegmentResult(
+            name or self.name, self.classes, self.confusions[i], tuple(self.places[k] for k in i)
+        )
 
 # %% ../nbs/07_4_segment.ipynb #make-segmenter
 HEADS = dict(linear=LinearSegmenter, pyramid=PyramidSegmenter)
 
-def make_segmenter(backbone, classes:int, head='linear', seed:int=0) -> nn.Module:
+
+def make_segmenter(backbone, classes: int, head='linear', seed: int = 0) -> nn.Module:
     "A 'linear' or 'pyramid' head on a copy of `backbone`, initialised by `seed`; or `head(backbone, classes)`."
-    if not callable(head) and head not in HEADS: raise ValueError(f"head must be one of {', '.join(HEADS)}, or make a segmenter; got {head!r}")
+    if not callable(head) and head not in HEADS:
+        raise ValueError(
+            f'head must be one of {", ".join(HEADS)}, or make a segmenter; got {head!r}'
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return (head if callable(head) else HEADS[head])(copy.deepcopy(backbone), classes)
 
 # %% ../nbs/07_4_segment.ipynb #check-apart
-def check_apart(train:Masked, test:Masked) -> None:
+def check_apart(train: Masked, test: Masked) -> None:
     "`ValueError` unless both have the same classes and no place is in both."
-    if train.classes != test.classes: raise ValueError(f"other classes in training ({train.classes}) than in the test ({test.classes})")
+    if train.classes != test.classes:
+        raise ValueError(
+            f'other classes in training ({train.classes}) than in the test ({test.classes})'
+        )
     if both := sorted({*train.places} & {*test.places} - {None}, key=str):
-        raise ValueError(f"{len(both)} places are in training and test, e.g. {both[0]}: split by place, or the test asks for what was learned by heart")
+        raise ValueError(
+            f'{len(both)} places are in training and test, e.g. {both[0]}: split by place, or the test asks for what was learned by heart'
+        )
 
 # %% ../nbs/07_4_segment.ipynb #segment-report
-def segment_report(backbone, train:Masked, test:Masked, config:SegmentConfig=SegmentConfig(), head='linear', name:str='SatDINO') -> SegmentResult:
+def segment_report(
+    backbone,
+    train: Masked,
+    test: Masked,
+    config: SegmentConfig = SegmentConfig(),
+    head='linear',
+    name: str = 'SatDINO',
+) -> SegmentResult:
     "Train a head of `backbone` (which is left as it is) on `train`, and count on `test`: frozen ('linear') or fine-tuned ('pyramid')."
     check_apart(train, test)
     segmenter = make_segmenter(backbone, len(train.classes), head, config.seed)
     train_segmenter(segmenter, train, config)
     return segment_result(segmenter, test, config, name)
 
-def segment_result(segmenter:nn.Module, test:Masked, config:SegmentConfig=SegmentConfig(), name:str='') -> SegmentResult:
+
+def segment_result(
+    segmenter: nn.Module, test: Masked, config: SegmentConfig = SegmentConfig(), name: str = ''
+) -> SegmentResult:
     "The result of a trained `segmenter` on `test`."
     window = config.crop or segmenter.backbone.config.img_size
-    tables = confusions(segmenter, test, window, max(1, round(window*(1 - config.overlap))))
-    return SegmentResult(name, test.classes, tables.numpy(), tuple(test.names[i] if p is None else p for i, p in enumerate(test.places)))
+    tables = confusions(segmenter, test, window, max(1, round(window * (1 - config.overlap))))
+    return SegmentResult(
+        name,
+        test.classes,
+        tables.numpy(),
+        tuple(test.names[i] if p is None else p for i, p in enumerate(test.places)),
+    )
 
 # %% ../nbs/07_4_segment.ipynb #segment-folds
-def segment_folds(backbone, data:Masked, folds:Sequence, config:SegmentConfig=SegmentConfig(), head='linear', name:str='SatDINO') -> SegmentResult:
+def segment_folds(
+    backbone,
+    data: Masked,
+    folds: Sequence,
+    config: SegmentConfig = SegmentConfig(),
+    head='linear',
+    name: str = 'SatDINO',
+) -> SegmentResult:
     "`segment_report` with each of the `folds` `(N,)` (names; whole places) held out in turn, joined in the order of `data`."
     folds, order, parts = [str(f) for f in folds], [], []
-    if len(folds) != len(data): raise ValueError(f"{len(folds)} folds for {len(data)} images")
-    if len(names := sorted(set(folds))) < 2: raise ValueError("at least two folds are needed, to learn from one and test on the other")
+    if len(folds) != len(data):
+        raise ValueError(f'{len(folds)} folds for {len(data)} images')
+    if len(names := sorted(set(folds))) < 2:
+        raise ValueError('at least two folds are needed, to learn from one and test on the other')
     for fold in names:
         inside = [i for i, f in enumerate(folds) if f == fold]
         outside = [i for i, f in enumerate(folds) if f != fold]
-        parts.append(segment_report(backbone, data.subset(outside), data.subset(inside), config, head, name))
+        parts.append(
+            segment_report(backbone, data.subset(outside), data.subset(inside), config, head, name)
+        )
         order += inside
     back = np.argsort(order)
     places = sum((p.places for p in parts), ())
-    return SegmentResult(name, data.classes, np.concatenate([p.confusions for p in parts])[back], tuple(places[i] for i in back))
+    return SegmentResult(
+        name,
+        data.classes,
+        np.concatenate([p.confusions for p in parts])[back],
+        tuple(places[i] for i in back),
+    )
 
 # %% ../nbs/07_4_segment.ipynb #raw-pixels
 def raw_pixels(backbone):
     "A backbone whose patch tokens are the pixels of each patch, with the patch size, input size and normalisation of another."
-    return as_backbone(nn.PixelUnshuffle(patch_facts(backbone)[1]), backbone.normalisation, backbone.config.img_size)
+    return as_backbone(
+        nn.PixelUnshuffle(patch_facts(backbone)[1]),
+        backbone.normalisation,
+        backbone.config.img_size,
+    )
 
-def majority_result(train:Masked, like:SegmentResult) -> SegmentResult:
+
+def majority_result(train: Masked, like: SegmentResult) -> SegmentResult:
     "What always saying the most common class of `train` gives on the test images of another result."
     tables = np.zeros_like(like.confusions)
     tables[:, :, class_counts(train).argmax()] = like.confusions.sum(2)
     return SegmentResult('always the most common class', like.classes, tables, like.places)
 
 # %% ../nbs/07_4_segment.ipynb #segment-table
-def segment_table(results:Sequence[SegmentResult], against:SegmentResult|None=None) -> str:
+def segment_table(results: Sequence[SegmentResult], against: SegmentResult | None = None) -> str:
     "Markdown: IoU of each class, pixel accuracy and mIoU with intervals, and the paired difference in mIoU to `against`."
-    head = ['', *results[0].classes, 'pixel accuracy', 'mIoU', *([f'mIoU minus "{against.name}"'] if against else [])]
-    lines = [head, ['---']*len(head)]
+    head = [
+        '',
+        *results[0].classes,
+        'pixel accuracy',
+        'mIoU',
+        *([f'mIoU minus "{against.name}"'] if against else []),
+    ]
+    lines = [head, ['---'] * len(head)]
     for r in results:
-        iou = ['–' if np.isnan(v) else f'{100*v:.1f}' for v in r.iou()]
+        iou = ['–' if np.isnan(v) else f'{100 * v:.1f}' for v in r.iou()]
         gap = [] if against is None else ['' if r is against else str(r.minus(against))]
-        lines.append([r.name, *iou, f'{100*pixel_accuracy(r.confusions.sum(0)):.1f}', str(r.estimate()), *gap])
+        lines.append(
+            [
+                r.name,
+                *iou,
+                f'{100 * pixel_accuracy(r.confusions.sum(0)):.1f}',
+                str(r.estimate()),
+                *gap,
+            ]
+        )
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 # %% ../nbs/07_4_segment.ipynb #iou-figure
-def iou_figure(results:Sequence[SegmentResult]):
+def iou_figure(results: Sequence[SegmentResult]):
     "Bars of IoU for each class, one colour for each result."
     from matplotlib.figure import Figure
-    fig = Figure(figsize=(8, 3), layout='constrained'); ax = fig.subplots()
-    at, width = np.arange(len(results[0].classes)), 0.8/len(results)
-    for k, r in enumerate(results): ax.bar(at + (k - (len(results) - 1)/2)*width, 100*np.nan_to_num(r.iou()), width, label=r.name)
-    ax.set(xticks=at, xticklabels=results[0].classes, ylabel='IoU (%)', ylim=(0, 100)); ax.grid(axis='y', alpha=.3); ax.set_axisbelow(True)
+
+    fig = Figure(figsize=(8, 3), layout='constrained')
+    ax = fig.subplots()
+    at, width = np.arange(len(results[0].classes)), 0.8 / len(results)
+    for k, r in enumerate(results):
+        ax.bar(
+            at + (k - (len(results) - 1) / 2) * width,
+            100 * np.nan_to_num(r.iou()),
+            width,
+            label=r.name,
+        )
+    ax.set(xticks=at, xticklabels=results[0].classes, ylabel='IoU (%)', ylim=(0, 100))
+    ax.grid(axis='y', alpha=0.3)
+    ax.set_axisbelow(True)
     fig.legend(loc='outside upper center', ncols=min(len(results), 4), frameon=False, fontsize=9)
     return fig
 
 # %% ../nbs/07_4_segment.ipynb #segment-figure
-def mask_picture(mask:torch.Tensor, colours:Sequence, ignore_index:int=255) -> np.ndarray:
+def mask_picture(mask: torch.Tensor, colours: Sequence, ignore_index: int = 255) -> np.ndarray:
     "uint8 `(H, W, 3)`: a mask in the colours of its classes, ignored pixels black."
     table = np.zeros((256, 3), np.uint8)
-    table[:len(colours)] = colours
+    table[: len(colours)] = colours
     return table[np.asarray(mask)]
 
-def segment_figure(image:torch.Tensor, masks:dict, data:Masked):
+
+def segment_figure(image: torch.Tensor, masks: dict, data: Masked):
     "The image `(3, H, W)` and named masks `(H, W)` side by side, with a legend of the classes of `data`."
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
-    pictures = {'image': image.permute(1, 2, 0).numpy(), **{name: mask_picture(m, data.colours) for name, m in masks.items()}}
-    fig = Figure(figsize=(3*len(pictures), 3.5*max(1, image.shape[1]/image.shape[2])), layout='constrained')
+
+    pictures = {
+        'image': image.permute(1, 2, 0).numpy(),
+        **{name: mask_picture(m, data.colours) for name, m in masks.items()},
+    }
+    fig = Figure(
+        figsize=(3 * len(pictures), 3.5 * max(1, image.shape[1] / image.shape[2])),
+        layout='constrained',
+    )
     for ax, (name, picture) in zip(np.atleast_1d(fig.subplots(1, len(pictures))), pictures.items()):
-        ax.imshow(picture, interpolation='nearest'); ax.set_title(name, fontsize=10); ax.axis('off')
-    patches = [Patch(facecolor=np.array(c)/255, edgecolor='grey', label=name) for name, c in zip(data.classes, data.colours)]
-    fig.legend(handles=patches, loc='outside lower center', ncols=min(8, len(patches)), frameon=False, fontsize=9)
+        ax.imshow(picture, interpolation='nearest')
+        ax.set_title(name, fontsize=10)
+        ax.axis('off')
+    patches = [
+        Patch(facecolor=np.array(c) / 255, edgecolor='grey', label=name)
+        for name, c in zip(data.classes, data.colours)
+    ]
+    fig.legend(
+        handles=patches,
+        loc='outside lower center',
+        ncols=min(8, len(patches)),
+        frameon=False,
+        fontsize=9,
+    )
     return fig

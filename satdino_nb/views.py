@@ -19,318 +19,462 @@ from torch.nn import functional as F
 from .data import Batch
 
 # %% ../nbs/03_views.ipynb #scale-segments
-def scale_segments(scale:tuple=(0.05, 0.25), # smallest and largest area of a crop, as a fraction of the image's
-                   n:int=10,                 # number of segments
-                   by:str='area',            # equal in 'area' (the paper), 'side' length or 'log' GSD
-                  ) -> list[tuple[float, float]]:
+def scale_segments(
+    scale: tuple = (
+        0.05,
+        0.25,
+    ),  # smallest and largest area of a crop, as a fraction of the image's
+    n: int = 10,  # number of segments
+    by: str = 'area',  # equal in 'area' (the paper), 'side' length or 'log' GSD
+) -> list[tuple[float, float]]:
     "Cut a range of area fractions into `n` adjoining segments `(lo, hi)` of equal width in `by`."
     lo, hi = scale
-    if not 0 < lo <= hi <= 1: raise ValueError(f"scale must satisfy 0 < low <= high <= 1, got {scale}")
-    if n < 1: raise ValueError(f"the number of segments must be at least 1, got {n}")
-    if by == 'area': edges = np.linspace(lo, hi, n + 1)
-    elif by == 'side': edges = np.linspace(lo**0.5, hi**0.5, n + 1)**2
-    elif by == 'log': edges = np.geomspace(lo, hi, n + 1)
-    else: raise ValueError(f"by must be 'area', 'side' or 'log', got {by!r}")
+    if not 0 < lo <= hi <= 1:
+        raise ValueError(f'scale must satisfy 0 < low <= high <= 1, got {scale}')
+    if n < 1:
+        raise ValueError(f'the number of segments must be at least 1, got {n}')
+    if by == 'area':
+        edges = np.linspace(lo, hi, n + 1)
+    elif by == 'side':
+        edges = np.linspace(lo**0.5, hi**0.5, n + 1) ** 2
+    elif by == 'log':
+        edges = np.geomspace(lo, hi, n + 1)
+    else:
+        raise ValueError(f"by must be 'area', 'side' or 'log', got {by!r}")
     return list(zip(edges[:-1].tolist(), edges[1:].tolist()))
 
 # %% ../nbs/03_views.ipynb #sample-boxes
-def sample_boxes(rng:np.random.Generator, hw, scales, ratio:tuple=(3/4, 4/3)) -> np.ndarray:
+def sample_boxes(rng: np.random.Generator, hw, scales, ratio: tuple = (3 / 4, 4 / 3)) -> np.ndarray:
     "Boxes `(V, 4)` in an image of `hw` pixels (or one image for each view, `(V, 2)`), the area fraction of box v drawn from `scales[v] = (lo, hi)`."
     scales = np.asarray(scales, dtype=float)
     H, W = np.broadcast_to(np.asarray(hw, dtype=float), (len(scales), 2)).T
     tries = (10, len(scales))
-    area = rng.uniform(scales[:, 0], scales[:, 1], tries)*H*W
+    area = rng.uniform(scales[:, 0], scales[:, 1], tries) * H * W
     aspect = np.exp(rng.uniform(*np.log(ratio), tries))
-    w, h = np.rint(np.sqrt(area*aspect)), np.rint(np.sqrt(area/aspect))
+    w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
     fits = (0 < w) & (w <= W) & (0 < h) & (h <= H)
     first, column, none = fits.argmax(0), np.arange(len(scales)), ~fits.any(0)
-    w0, h0 = np.minimum(W, np.rint(H*ratio[1])), np.minimum(H, np.rint(W/ratio[0]))      # the fallback
+    w0, h0 = (
+        np.minimum(W, np.rint(H * ratio[1])),
+        np.minimum(H, np.rint(W / ratio[0])),
+    )  # the fallback
     w, h = np.where(none, (w0, h0), (w[first, column], h[first, column]))
     at = rng.uniform(size=(2, len(scales)))
-    top, left = np.where(none, ((H - h)//2, (W - w)//2), np.floor(at*((H - h + 1), (W - w + 1))))
+    top, left = np.where(
+        none, ((H - h) // 2, (W - w) // 2), np.floor(at * ((H - h + 1), (W - w + 1)))
+    )
     return np.stack([top, left, h, w], 1)
 
 # %% ../nbs/03_views.ipynb #viewconfig
 @dataclass(frozen=True)
 class ViewConfig:
     "The multi-crop recipe; the defaults are SatDINO's for 224-pixel images. Sizes in pixels, scales in area fractions."
+
     global_size: int = 224
     local_size: int = 96
     n_global: int = 2
     n_local: int = 10
     global_scale: tuple[float, float] = (0.25, 1.0)
     local_scale: tuple[float, float] = (0.05, 0.25)
-    sampling: str = 'uniform'                # local views: 'uniform' or 'random'
-    by: str = 'area'                         # uniform in 'area', 'side' or 'log'
-    ratio: tuple[float, float] = (3/4, 4/3)  # aspect, width / height
-    flip: float = 0.5                        # probability of a horizontal flip
-    vertical_flip: float = 0.0               # and of a vertical one, not in SatDINO
-    quarter_turn: float = 0.0                # and of a turn by 90 degrees, not in SatDINO
-    jitter: float = 0.8                      # probability of colour jitter of these strengths:
+    sampling: str = 'uniform'  # local views: 'uniform' or 'random'
+    by: str = 'area'  # uniform in 'area', 'side' or 'log'
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # aspect, width / height
+    flip: float = 0.5  # probability of a horizontal flip
+    vertical_flip: float = 0.0  # and of a vertical one, not in SatDINO
+    quarter_turn: float = 0.0  # and of a turn by 90 degrees, not in SatDINO
+    jitter: float = 0.8  # probability of colour jitter of these strengths:
     brightness: float = 0.4
     contrast: float = 0.4
     saturation: float = 0.2
-    hue: float = 0.1                         # of a full turn
-    grey: float = 0.2                        # probability of greyscale
-    blur: tuple[float, float, float] = (1.0, 0.1, 0.5) # probability: first global, other globals, local views
-    blur_sigma: tuple[float, float] = (0.1, 2.0)       # pixels of the view
-    solarise: float = 0.2                    # probability, all global views but the first
+    hue: float = 0.1  # of a full turn
+    grey: float = 0.2  # probability of greyscale
+    blur: tuple[float, float, float] = (
+        1.0,
+        0.1,
+        0.5,
+    )  # probability: first global, other globals, local views
+    blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the view
+    solarise: float = 0.2  # probability, all global views but the first
 
     def ranges(self) -> dict:
         "What `satdino_nb.data.audit` asks of a recipe: name: (area fractions, pixels)."
-        return {'global': (self.global_scale, self.global_size), 'local': (self.local_scale, self.local_size)}
+        return {
+            'global': (self.global_scale, self.global_size),
+            'local': (self.local_scale, self.local_size),
+        }
+
     def __post_init__(self):
         scale_segments(self.global_scale, max(self.n_global, 1))
         scale_segments(self.local_scale, max(self.n_local, 1), self.by)
-        if self.sampling not in ('uniform', 'random'): raise ValueError(f"sampling must be 'uniform' or 'random', got {self.sampling!r}")
+        if self.sampling not in ('uniform', 'random'):
+            raise ValueError(f"sampling must be 'uniform' or 'random', got {self.sampling!r}")
         if self.n_global < 1 or self.n_local < 0 or self.n_global + self.n_local < 2:
-            raise ValueError(f"self-distillation compares views: at least one global and two in all, got {self.n_global} + {self.n_local}")
-        if min(self.global_size, self.local_size) < 1: raise ValueError("view sizes must be positive")
+            raise ValueError(
+                f'self-distillation compares views: at least one global and two in all, got {self.n_global} + {self.n_local}'
+            )
+        if min(self.global_size, self.local_size) < 1:
+            raise ValueError('view sizes must be positive')
         for name in ('flip', 'vertical_flip', 'quarter_turn', 'jitter', 'grey', 'solarise', 'blur'):
             value = getattr(self, name)
             if not all(0 <= p <= 1 for p in np.atleast_1d(value)):
-                raise ValueError(f"{name} is a probability, got {value}")
+                raise ValueError(f'{name} is a probability, got {value}')
         for name in ('brightness', 'contrast', 'saturation', 'hue'):
             if not 0 <= (value := getattr(self, name)) <= (0.5 if name == 'hue' else 1):
-                raise ValueError(f"{name} is a strength from 0 to {0.5 if name == 'hue' else 1}, got {value}")
+                raise ValueError(
+                    f'{name} is a strength from 0 to {0.5 if name == "hue" else 1}, got {value}'
+                )
         for name in ('ratio', 'blur_sigma'):
             low, high = getattr(self, name)
-            if not 0 < low <= high: raise ValueError(f"{name} must satisfy 0 < low <= high, got {getattr(self, name)}")
+            if not 0 < low <= high:
+                raise ValueError(f'{name} must satisfy 0 < low <= high, got {getattr(self, name)}')
 
 # %% ../nbs/03_views.ipynb #view-preset
-def view_preset(name:str='paper', **changes) -> ViewConfig:
+def view_preset(name: str = 'paper', **changes) -> ViewConfig:
     "The recipe called 'paper' (224 px images), 'small' (64 px images) or 'tiny' (CPU demonstrations), with `changes`."
-    presets = dict(paper={},
-                   small=dict(global_size=64, local_size=32, n_local=6, blur_sigma=(0.1, 1.0)),
-                   tiny=dict(global_size=32, local_size=16, n_local=4, blur_sigma=(0.1, 0.5)))
-    if name not in presets: raise ValueError(f"no preset {name!r}; there are {', '.join(presets)}")
+    presets = dict(
+        paper={},
+        small=dict(global_size=64, local_size=32, n_local=6, blur_sigma=(0.1, 1.0)),
+        tiny=dict(global_size=32, local_size=16, n_local=4, blur_sigma=(0.1, 0.5)),
+    )
+    if name not in presets:
+        raise ValueError(f'no preset {name!r}; there are {", ".join(presets)}')
     return ViewConfig(**{**presets[name], **changes})
 
 # %% ../nbs/03_views.ipynb #viewparams
 @dataclass
 class ViewParams:
     "The choices for V views of one image, arrays `(V,)`, or of B images, `(V, B)`; `boxes` and `jitter` have a last axis of 4."
-    boxes: np.ndarray     # (top, left, height, width) in source pixels
-    flip: np.ndarray      # bool
-    jitter: np.ndarray    # brightness, contrast, saturation factors and hue shift (turns)
-    grey: np.ndarray      # bool
-    sigma: np.ndarray     # blur in pixels of the view, 0 for none
+
+    boxes: np.ndarray  # (top, left, height, width) in source pixels
+    flip: np.ndarray  # bool
+    jitter: np.ndarray  # brightness, contrast, saturation factors and hue shift (turns)
+    grey: np.ndarray  # bool
+    sigma: np.ndarray  # blur in pixels of the view, 0 for none
     solarise: np.ndarray  # bool
-    vertical_flip: np.ndarray | None = None # bool; None: none
+    vertical_flip: np.ndarray | None = None  # bool; None: none
     quarter_turn: np.ndarray | None = None  # bool; None: none
 
     def __post_init__(self):
         for name in ('vertical_flip', 'quarter_turn'):
-            if getattr(self, name) is None: setattr(self, name, np.zeros_like(self.flip))
+            if getattr(self, name) is None:
+                setattr(self, name, np.zeros_like(self.flip))
 
     def __getitem__(self, views) -> 'ViewParams':
         "Those of some of the views."
         return ViewParams(*(v[views] for v in vars(self).values()))
 
-def view_rng(seed, index:int) -> np.random.Generator:
+
+def view_rng(seed, index: int) -> np.random.Generator:
     "The generator of everything random about the views of image `index`, for a run's `seed` (an int or several)."
     return np.random.default_rng([*np.atleast_1d(seed), int(index)])
 
 # %% ../nbs/03_views.ipynb #sample-params
-def sample_params(config:ViewConfig, hw, rng:np.random.Generator) -> ViewParams:
+def sample_params(config: ViewConfig, hw, rng: np.random.Generator) -> ViewParams:
     "Draw the choices for all views (globals first) of an image of `hw` pixels (or of one image for each view, `(V, 2)`)."
     g, n = config.n_global, config.n_global + config.n_local
-    local = (scale_segments(config.local_scale, config.n_local, config.by) if config.sampling == 'uniform' and config.n_local
-             else [config.local_scale]*config.n_local)
-    boxes = sample_boxes(rng, hw, [config.global_scale]*g + local, config.ratio)
+    local = (
+        scale_segments(config.local_scale, config.n_local, config.by)
+        if config.sampling == 'uniform' and config.n_local
+        else [config.local_scale] * config.n_local
+    )
+    boxes = sample_boxes(rng, hw, [config.global_scale] * g + local, config.ratio)
     flip, jittered, grey, blurred, solarise = rng.uniform(size=(5, n))
     strength = np.array([config.brightness, config.contrast, config.saturation, config.hue])
-    factors = rng.uniform(-1, 1, (n, 4))*strength + [1, 1, 1, 0]
-    p_blur = np.array([config.blur[0]] + [config.blur[1]]*(g - 1) + [config.blur[2]]*config.n_local)
-    p_solar = np.array([0] + [config.solarise]*(g - 1) + [0]*config.n_local)
+    factors = rng.uniform(-1, 1, (n, 4)) * strength + [1, 1, 1, 0]
+    p_blur = np.array(
+        [config.blur[0]] + [config.blur[1]] * (g - 1) + [config.blur[2]] * config.n_local
+    )
+    p_solar = np.array([0] + [config.solarise] * (g - 1) + [0] * config.n_local)
     sigma = np.where(blurred < p_blur, rng.uniform(*config.blur_sigma, n), 0)
     vertical, turn = rng.uniform(size=(2, n))
     jitter = np.where(jittered[:, None] < config.jitter, factors, [1, 1, 1, 0])
-    return ViewParams(boxes, flip < config.flip, jitter, grey < config.grey, sigma, solarise < p_solar,
-                      vertical < config.vertical_flip, turn < config.quarter_turn)
+    return ViewParams(
+        boxes,
+        flip < config.flip,
+        jitter,
+        grey < config.grey,
+        sigma,
+        solarise < p_solar,
+        vertical < config.vertical_flip,
+        turn < config.quarter_turn,
+    )
 
 # %% ../nbs/03_views.ipynb #cubic
-def _cubic(x:torch.Tensor, a:float=-0.5) -> torch.Tensor:
+def _cubic(x: torch.Tensor, a: float = -0.5) -> torch.Tensor:
     "Keys' cubic convolution kernel, support 2 (a = -0.5 as in Pillow and in torch's antialiased bicubic)."
     x = x.abs()
-    near, far = ((a + 2)*x - (a + 3))*x*x + 1, (((x - 5)*x + 8)*x - 4)*a
-    return torch.where(x < 1, near, torch.where(x < 2, far, 0.))
+    near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
 
-def resize_matrix(start:torch.Tensor, length:torch.Tensor, out:int, size:int, antialias:bool=True) -> torch.Tensor:
+
+def resize_matrix(
+    start: torch.Tensor, length: torch.Tensor, out: int, size: int, antialias: bool = True
+) -> torch.Tensor:
     "Weights `(..., out, size)` that resize pixels `[start, start + length)` of `size` to `out`, bicubic as in Pillow."
     start, length = start[..., None, None].float(), length[..., None, None].float()
-    step = length/out
+    step = length / out
     width = step.clamp(min=1) if antialias else torch.ones_like(step)
-    i, pixel = torch.arange(out, device=start.device)[:, None], torch.arange(size, device=start.device)
-    centre = start + (i + 0.5)*step
-    weight = _cubic((pixel + 0.5 - centre)/width) * ((pixel >= start) & (pixel < start + length))
+    i, pixel = (
+        torch.arange(out, device=start.device)[:, None],
+        torch.arange(size, device=start.device),
+    )
+    centre = start + (i + 0.5) * step
+    weight = _cubic((pixel + 0.5 - centre) / width) * ((pixel >= start) & (pixel < start + length))
     return weight / weight.sum(-1, keepdim=True)
 
 # %% ../nbs/03_views.ipynb #blur-matrix
-def blur_matrix(sigma:torch.Tensor, size:int) -> torch.Tensor:
+def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
     "Weights `(..., size, size)` of a Gaussian blur of `sigma` pixels along one axis, edge pixels repeated; identity where sigma is 0."
-    i, j = torch.arange(size, device=sigma.device), torch.arange(-size, 2*size, device=sigma.device)
-    weight = torch.exp(-0.5*((i[:, None] - j).float()/sigma.clamp(min=1e-3)[..., None, None])**2)
+    i, j = (
+        torch.arange(size, device=sigma.device),
+        torch.arange(-size, 2 * size, device=sigma.device),
+    )
+    weight = torch.exp(
+        -0.5 * ((i[:, None] - j).float() / sigma.clamp(min=1e-3)[..., None, None]) ** 2
+    )
     weight = weight / weight.sum(-1, keepdim=True)
     before, inside, after = weight.split(size, -1)
-    return inside + F.pad(before.sum(-1, keepdim=True), (0, size - 1)) + F.pad(after.sum(-1, keepdim=True), (size - 1, 0))
+    return (
+        inside
+        + F.pad(before.sum(-1, keepdim=True), (0, size - 1))
+        + F.pad(after.sum(-1, keepdim=True), (size - 1, 0))
+    )
 
 # %% ../nbs/03_views.ipynb #colour-matrix
-GREY = torch.tensor([0.299, 0.587, 0.114])     # ITU-R BT.601 luma
-YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]) # FCC NTSC
-RGB = torch.linalg.inv(YIQ)                    # and back
+GREY = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
+YIQ = torch.tensor(
+    [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
+)  # FCC NTSC
+RGB = torch.linalg.inv(YIQ)  # and back
 
-def colour_matrix(jitter:torch.Tensor, grey:torch.Tensor, mean:torch.Tensor) -> torch.Tensor:
+
+def colour_matrix(jitter: torch.Tensor, grey: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     "Affine colour maps `(..., 3, 4)` from `jitter` `(..., 4)`, `grey` bool `(...)` and each view's mean colour `(..., 3)`."
     brightness, contrast, saturation, hue = (v[..., None, None] for v in jitter.unbind(-1))
     eye, luma, yiq = torch.eye(3).to(jitter), GREY.to(jitter).expand(3, 3), YIQ.to(jitter)
-    turn = 2*math.pi*hue
+    turn = 2 * math.pi * hue
     c, s, o, one = turn.cos(), turn.sin(), torch.zeros_like(turn), torch.ones_like(turn)
     rotate = torch.cat([torch.cat(r, -1) for r in ((one, o, o), (o, c, -s), (o, s, c))], -2)
-    linear = RGB.to(jitter) @ rotate @ yiq @ (saturation*eye + (1 - saturation)*luma)
-    offset = linear @ ((1 - contrast)*brightness*(luma @ mean[..., None]))
-    out = torch.cat([linear*(contrast*brightness), offset], -1)
+    linear = RGB.to(jitter) @ rotate @ yiq @ (saturation * eye + (1 - saturation) * luma)
+    offset = linear @ ((1 - contrast) * brightness * (luma @ mean[..., None]))
+    out = torch.cat([linear * (contrast * brightness), offset], -1)
     return torch.where(grey[..., None, None], luma @ out, out)
 
 # %% ../nbs/03_views.ipynb #views
 @dataclass
 class Views:
     "V views of one size of B images: `images` `(V, B, 3, S, S)`, float in 0..1 or uint8, `gsd` `(V, B)` metres, `boxes` `(V, B, 4)` pixels of the source."
+
     images: torch.Tensor
     gsd: torch.Tensor
     boxes: torch.Tensor
 
-def view_gsd(gsd:torch.Tensor, boxes:torch.Tensor, size:int) -> torch.Tensor:
-    "GSD of views: `gsd` (of the sources) and `boxes` `(..., 4)` resized to `size`; the rule of `gsd.crop_gsd`."
-    return gsd / (size/boxes[..., 2:].double()).mean(-1)
 
-def join_views(parts:Sequence[Views], dim:int=1) -> Views:
+def view_gsd(gsd: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
+    "GSD of views: `gsd` (of the sources) and `boxes` `(..., 4)` resized to `size`; the rule of `gsd.crop_gsd`."
+    return gsd / (size / boxes[..., 2:].double()).mean(-1)
+
+
+def join_views(parts: Sequence[Views], dim: int = 1) -> Views:
     "One `Views` of several: images side by side (`dim` 1), or views (0)."
-    return Views(*(torch.cat([getattr(v, name) for v in parts], dim) for name in ('images', 'gsd', 'boxes')))
+    return Views(
+        *(torch.cat([getattr(v, name) for v in parts], dim) for name in ('images', 'gsd', 'boxes'))
+    )
 
 # %% ../nbs/03_views.ipynb #cut-views
-def cut_views(images:torch.Tensor, p:ViewParams, size:int) -> torch.Tensor:
+def cut_views(images: torch.Tensor, p: ViewParams, size: int) -> torch.Tensor:
     "Views `(V, B, 3, size, size)` in 0..1 of uint8 `images` `(B, 3, H, W)` on their device, for parameters of shape `(V, B)`."
-    boxes, jitter, sigma = (torch.as_tensor(v).to(images.device, torch.float32) for v in (p.boxes, p.jitter, p.sigma))
+    boxes, jitter, sigma = (
+        torch.as_tensor(v).to(images.device, torch.float32) for v in (p.boxes, p.jitter, p.sigma)
+    )
     flip, vertical, turn, grey, solarise = (
         torch.as_tensor(v).to(images.device)
-        for v in (p.flip, p.vertical_flip, p.quarter_turn, p.grey, p.solarise))
+        for v in (p.flip, p.vertical_flip, p.quarter_turn, p.grey, p.solarise)
+    )
     blur = blur_matrix(sigma, size)
     left = blur @ resize_matrix(boxes[..., 0], boxes[..., 2], size, images.shape[-2])
     right = blur @ resize_matrix(boxes[..., 1], boxes[..., 3], size, images.shape[-1])
     right = torch.where(flip[..., None, None], right.flip(-2), right)
     left = torch.where(vertical[..., None, None], left.flip(-2), left)
-    x = left[:, :, None] @ (images/255) @ right[:, :, None].mT
+    x = left[:, :, None] @ (images / 255) @ right[:, :, None].mT
     x = torch.where(turn[..., None, None, None], x.rot90(1, (-2, -1)), x).clamp(0, 1)
     colour = colour_matrix(jitter, grey, x.mean((-2, -1)))
     x = (colour[..., :3] @ x.flatten(-2) + colour[..., 3:]).clamp(0, 1).unflatten(-1, (size, size))
     return torch.where(solarise[..., None, None, None] & (x >= 0.5), 1 - x, x)
 
 # %% ../nbs/03_views.ipynb #cut-image
-def cut_image(image:torch.Tensor, p:ViewParams, out:Sequence[np.ndarray]) -> None:
+def cut_image(image: torch.Tensor, p: ViewParams, out: Sequence[np.ndarray]) -> None:
     "Views of one uint8 `image` `(3, H, W)` on the CPU, for parameters of shape `(V,)`, into V arrays `(size, size, 3)`; what `cut_views` gives, rounded. Needs OpenCV."
     import cv2
+
     means = []
     boxes = p.boxes.astype(int).tolist()
     for v, (x, (t, l, h, w)) in enumerate(zip(out, boxes, strict=True)):
-        crop = image[None, :, t:t + h, l:l + w].contiguous(memory_format=torch.channels_last)          # the layout that torch's kernel is fast on
-        x[:] = F.interpolate(crop, x.shape[:2], mode='bicubic', antialias=True)[0].permute(1, 2, 0).numpy()
-        if p.flip[v]: cv2.flip(x, 1, dst=x)
-        if p.vertical_flip[v]: cv2.flip(x, 0, dst=x)
-        if p.quarter_turn[v]: x[:] = np.rot90(x).copy()
+        crop = image[None, :, t : t + h, l : l + w].contiguous(
+            memory_format=torch.channels_last
+        )  # the layout that torch's kernel is fast on
+        x[:] = (
+            F.interpolate(crop, x.shape[:2], mode='bicubic', antialias=True)[0]
+            .permute(1, 2, 0)
+            .numpy()
+        )
+        if p.flip[v]:
+            cv2.flip(x, 1, dst=x)
+        if p.vertical_flip[v]:
+            cv2.flip(x, 0, dst=x)
+        if p.quarter_turn[v]:
+            x[:] = np.rot90(x).copy()
         if sigma := p.sigma[v]:
             cv2.GaussianBlur(x, (0, 0), sigma, dst=x, borderType=cv2.BORDER_REPLICATE)
         means.append(cv2.mean(x)[:3])
-    colour = colour_matrix(*(torch.from_numpy(v) for v in (p.jitter, p.grey, np.array(means)/255))).numpy()*[1, 1, 1, 255]
+    colour = colour_matrix(
+        *(torch.from_numpy(v) for v in (p.jitter, p.grey, np.array(means) / 255))
+    ).numpy() * [1, 1, 1, 255]
     for x, matrix, solarise in zip(out, colour, p.solarise):
         cv2.transform(x, matrix, dst=x)
-        if solarise: np.copyto(x, 255 - x, where=x >= 128)
+        if solarise:
+            np.copyto(x, 255 - x, where=x >= 128)
 
 # %% ../nbs/03_views.ipynb #multicrop
 class MultiCrop:
     "The views of images by one `ViewConfig`: a list of `Views`, globals first, then locals (if any)."
-    def __init__(self, config:ViewConfig=ViewConfig()):
-        groups = [(slice(0, config.n_global), config.global_size), (slice(config.n_global, None), config.local_size)]
-        self.config, self.groups = config, groups[:1 + bool(config.n_local)]
+
+    def __init__(self, config: ViewConfig = ViewConfig()):
+        groups = [
+            (slice(0, config.n_global), config.global_size),
+            (slice(config.n_global, None), config.local_size),
+        ]
+        self.config, self.groups = config, groups[: 1 + bool(config.n_local)]
 
     def params(self, hw, seed=0, index=None) -> ViewParams:
         "`ViewParams` `(V, B)` for images of sizes `hw` `(B, 2)`, or with a size for each view `(B, V, 2)`, drawn from `seed` and each `index`."
         index = range(len(hw)) if index is None else index
-        each = [vars(sample_params(self.config, np.asarray(h), view_rng(seed, i))).values() for h, i in zip(hw, index, strict=True)]
+        each = [
+            vars(sample_params(self.config, np.asarray(h), view_rng(seed, i))).values()
+            for h, i in zip(hw, index, strict=True)
+        ]
         return ViewParams(*(np.stack(v, 1) for v in zip(*each)))
 
-    def __call__(self, images:torch.Tensor, gsd=None, seed=0, index=None, hw=None) -> list[Views]:
+    def __call__(self, images: torch.Tensor, gsd=None, seed=0, index=None, hw=None) -> list[Views]:
         "Views of uint8 `images` `(B, 3, H, W)` with source `gsd` `(B,)`; `hw` gives the true sizes of padded images."
         check_images_uint8(images)
-        p, gsd = self.params([images.shape[-2:]]*len(images) if hw is None else hw, seed, index), as_gsd(gsd, len(images))
-        return [make_views(cut_views(images, p[part], size), gsd, p[part], size) for part, size in self.groups]
+        p, gsd = (
+            self.params([images.shape[-2:]] * len(images) if hw is None else hw, seed, index),
+            as_gsd(gsd, len(images)),
+        )
+        return [
+            make_views(cut_views(images, p[part], size), gsd, p[part], size)
+            for part, size in self.groups
+        ]
 
-    def one(self, image:torch.Tensor, gsd:float|None=None, seed=0, index:int=0) -> list[Views]:
+    def one(
+        self, image: torch.Tensor, gsd: float | None = None, seed=0, index: int = 0
+    ) -> list[Views]:
         "The same for one uint8 `image` `(3, H, W)` on the CPU, as uint8 and with B = 1."
         p, gsd = sample_params(self.config, image.shape[-2:], view_rng(seed, index)), as_gsd(gsd, 1)
-        arrays = [np.empty((len(p.flip[part]), size, size, 3), np.uint8) for part, size in self.groups]
+        arrays = [
+            np.empty((len(p.flip[part]), size, size, 3), np.uint8) for part, size in self.groups
+        ]
         cut_image(image, p, [x for array in arrays for x in array])
-        return [make_views(torch.from_numpy(x).permute(0, 3, 1, 2)[:, None], gsd, p[part][:, None], size) for x, (part, size) in zip(arrays, self.groups)]
+        return [
+            make_views(
+                torch.from_numpy(x).permute(0, 3, 1, 2)[:, None], gsd, p[part][:, None], size
+            )
+            for x, (part, size) in zip(arrays, self.groups)
+        ]
 
-    def temporal(self, batches:Sequence, seed=0, index=None) -> list[Views]:
+    def temporal(self, batches: Sequence, seed=0, index=None) -> list[Views]:
         "Local views of `batches[0]`, global view g of `batches[1 + g]`: `Batch`es of the same places on other dates."
         first, *others = batches
-        if len(others) != self.config.n_global: raise ValueError(f"{self.config.n_global} global views need as many other dates, got {len(others)}")
-        p = self.params(np.stack([b.hw for b in others] + [first.hw]*self.config.n_local, 1), seed, index)
-        cut = lambda batch, part, size: make_views(cut_views(batch.images, p[part], size), as_gsd(batch.gsd, len(batch)), p[part], size)
-        dates = join_views([cut(b, slice(g, g + 1), self.config.global_size) for g, b in enumerate(others)], 0)
+        if len(others) != self.config.n_global:
+            raise ValueError(
+                f'{self.config.n_global} global views need as many other dates, got {len(others)}'
+            )
+        p = self.params(
+            np.stack([b.hw for b in others] + [first.hw] * self.config.n_local, 1), seed, index
+        )
+        cut = lambda batch, part, size: make_views(
+            cut_views(batch.images, p[part], size), as_gsd(batch.gsd, len(batch)), p[part], size
+        )
+        dates = join_views(
+            [cut(b, slice(g, g + 1), self.config.global_size) for g, b in enumerate(others)], 0
+        )
         return [dates] + [cut(first, part, size) for part, size in self.groups[1:]]
 
 # %% ../nbs/03_views.ipynb #check-images-uint8
-def check_images_uint8(images:torch.Tensor) -> None:
+def check_images_uint8(images: torch.Tensor) -> None:
     "`ValueError` unless `images` are uint8 (B, 3, H, W)."
-    if images.dtype != torch.uint8 or images.ndim != 4: raise ValueError(f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(
+            f'images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}'
+        )
 
-def as_gsd(gsd, n:int) -> torch.Tensor:
+
+def as_gsd(gsd, n: int) -> torch.Tensor:
     "Source GSDs as float64 `(n,)` on the CPU; NaN where unknown (None)."
-    if gsd is None: return torch.full((n,), torch.nan, dtype=torch.float64)
+    if gsd is None:
+        return torch.full((n,), torch.nan, dtype=torch.float64)
     gsd = torch.as_tensor(gsd, dtype=torch.float64).cpu().reshape(-1)
-    if len(gsd) != n: raise ValueError(f"{len(gsd)} GSDs for {n} images")
+    if len(gsd) != n:
+        raise ValueError(f'{len(gsd)} GSDs for {n} images')
     return gsd
 
-def make_views(images:torch.Tensor, gsd:torch.Tensor, p:ViewParams, size:int) -> Views:
+
+def make_views(images: torch.Tensor, gsd: torch.Tensor, p: ViewParams, size: int) -> Views:
     "`Views` of `images` `(V, B, 3, size, size)` cut by `p` from sources with `gsd` `(B,)`."
     boxes = torch.from_numpy(p.boxes)
     return Views(images, view_gsd(gsd, boxes, size), boxes)
 
 # %% ../nbs/03_views.ipynb #plain-views
-def plain_views(image, config:ViewConfig) -> list[tuple]:
+def plain_views(image, config: ViewConfig) -> list[tuple]:
     "`(view, box)` of a Pillow picture by torchvision's transforms on Pillow pictures, one after another: the recipe as the released code runs it."
     from PIL import ImageFilter, ImageOps
     from torchvision import transforms as T
     from torchvision.transforms import functional as TF
+
     c, views = config, []
-    scales = [c.global_scale]*c.n_global + (scale_segments(c.local_scale, c.n_local, c.by) if c.sampling == 'uniform' else [c.local_scale]*c.n_local)
+    scales = [c.global_scale] * c.n_global + (
+        scale_segments(c.local_scale, c.n_local, c.by)
+        if c.sampling == 'uniform'
+        else [c.local_scale] * c.n_local
+    )
     turn = T.Lambda(lambda view: view.rotate(90))
-    colour = T.Compose([
-        T.RandomHorizontalFlip(c.flip), T.RandomVerticalFlip(c.vertical_flip),
-        T.RandomApply([turn], c.quarter_turn),
-        T.RandomApply([T.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)], c.jitter),
-        T.RandomGrayscale(c.grey)])
+    colour = T.Compose(
+        [
+            T.RandomHorizontalFlip(c.flip),
+            T.RandomVerticalFlip(c.vertical_flip),
+            T.RandomApply([turn], c.quarter_turn),
+            T.RandomApply([T.ColorJitter(c.brightness, c.contrast, c.saturation, c.hue)], c.jitter),
+            T.RandomGrayscale(c.grey),
+        ]
+    )
     for v, scale in enumerate(scales):
         size = c.global_size if v < c.n_global else c.local_size
         box = T.RandomResizedCrop.get_params(image, scale, c.ratio)
         view = colour(TF.resized_crop(image, *box, [size, size], T.InterpolationMode.BICUBIC))
         if torch.rand(()) < c.blur[0 if v == 0 else 1 if v < c.n_global else 2]:
-            view = view.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(*c.blur_sigma))))
-        if 0 < v < c.n_global and torch.rand(()) < c.solarise: view = ImageOps.solarize(view)
+            view = view.filter(
+                ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(*c.blur_sigma)))
+            )
+        if 0 < v < c.n_global and torch.rand(()) < c.solarise:
+            view = ImageOps.solarize(view)
         views.append((view, box))
     return views
 
 # %% ../nbs/03_views.ipynb #centre-view
-def centre_view(batch:Batch, size:int, crop_pct:float=1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def centre_view(
+    batch: Batch, size: int, crop_pct: float = 1.0
+) -> tuple[torch.Tensor, torch.Tensor]:
     "The middle of each tile as float 0..1 `(B, 3, size, size)`, its shorter side resized to `size/crop_pct` before, and its GSD `(B,)` in metres per pixel."
-    if not 0 < crop_pct <= 1: raise ValueError(f"crop_pct is a share of the shorter side, above 0 and at most 1, got {crop_pct}")
-    side, whole = batch.hw.amin(1), int(size/crop_pct)
-    kept = slice(round((whole - size)/2), round((whole - size)/2) + size)
-    top, left = ((batch.hw - side[:, None])//2).unbind(1)
+    if not 0 < crop_pct <= 1:
+        raise ValueError(
+            f'crop_pct is a share of the shorter side, above 0 and at most 1, got {crop_pct}'
+        )
+    side, whole = batch.hw.amin(1), int(size / crop_pct)
+    kept = slice(round((whole - size) / 2), round((whole - size) / 2) + size)
+    top, left = ((batch.hw - side[:, None]) // 2).unbind(1)
     left_matrix = resize_matrix(top, side, whole, batch.images.shape[-2])[:, kept]
     right_matrix = resize_matrix(left, side, whole, batch.images.shape[-1])[:, kept]
-    x = left_matrix[:, None] @ (batch.images/255) @ right_matrix[:, None].mT
+    x = left_matrix[:, None] @ (batch.images / 255) @ right_matrix[:, None].mT
     boxes = torch.stack([top, left, side, side], 1)
     return x.clamp(0, 1), view_gsd(batch.gsd, boxes, whole)

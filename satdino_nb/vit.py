@@ -40,88 +40,138 @@ from .data import FMOW, FMOW_CLASSES, NORMALISATIONS, Normalisation
 @dataclass(frozen=True)
 class ViTConfig:
     "Shape of a SatDINO backbone; the defaults are ViT-S/16 for 224 px."
+
     img_size: int = 224
     patch_size: int = 16
     embed_dim: int = 384
     depth: int = 12
     num_heads: int = 6
     gsd_token: bool = True
-    pos_interp: str = 'timm'        # positions at other sizes: 'timm' (antialiased) or 'released' (as published weights expect)
-    gsd_log: bool = False           # the GSD head answers with the natural logarithm of metres per pixel
+    pos_interp: str = 'timm'  # positions at other sizes: 'timm' (antialiased) or 'released' (as published weights expect)
+    gsd_log: bool = False  # the GSD head answers with the natural logarithm of metres per pixel
 
     def __post_init__(self):
-        if self.img_size % self.patch_size: raise ValueError(f"img_size {self.img_size} is not a multiple of patch_size {self.patch_size}")
-        if self.embed_dim % self.num_heads: raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}")
-        if self.pos_interp not in ('timm', 'released'): raise ValueError(f"pos_interp must be 'timm' or 'released', got {self.pos_interp!r}")
+        if self.img_size % self.patch_size:
+            raise ValueError(
+                f'img_size {self.img_size} is not a multiple of patch_size {self.patch_size}'
+            )
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f'embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}'
+            )
+        if self.pos_interp not in ('timm', 'released'):
+            raise ValueError(f"pos_interp must be 'timm' or 'released', got {self.pos_interp!r}")
 
 # %% ../nbs/04_vit.ipynb #vit-preset
-def vit_preset(size:str='small', **changes) -> ViTConfig:
+def vit_preset(size: str = 'small', **changes) -> ViTConfig:
     "ViT 'tiny', 'small', 'base' or 'large', or 'micro' and 'nano' (for a CPU), with `changes`."
-    presets = dict(micro=(96, 4, 3), nano=(128, 6, 4), tiny=(192, 12, 3), small=(384, 12, 6), base=(768, 12, 12), large=(1024, 24, 16))
-    if size not in presets: raise ValueError(f"no ViT {size!r}; there are {', '.join(presets)}")
+    presets = dict(
+        micro=(96, 4, 3),
+        nano=(128, 6, 4),
+        tiny=(192, 12, 3),
+        small=(384, 12, 6),
+        base=(768, 12, 12),
+        large=(1024, 24, 16),
+    )
+    if size not in presets:
+        raise ValueError(f'no ViT {size!r}; there are {", ".join(presets)}')
     return ViTConfig(**{**dict(zip(('embed_dim', 'depth', 'num_heads'), presets[size])), **changes})
 
 # %% ../nbs/04_vit.ipynb #tokens
 @dataclass
 class Tokens:
     "Output tokens after the final norm: `cls` `(B, D)`, `gsd` `(B, D)` or None, `patches` `(B, N, D)` or None on a `grid` `(h, w)`."
+
     cls: torch.Tensor
     gsd: torch.Tensor | None
-    patches: torch.Tensor | None        # None for `SatViT.summary`, and for peers that give one vector per image
+    patches: (
+        torch.Tensor | None
+    )  # None for `SatViT.summary`, and for peers that give one vector per image
     grid: tuple[int, int] | None
 
     @property
     def patch_map(self) -> torch.Tensor:
         "Patches as a picture of features `(B, D, h, w)`."
-        if self.patches is None: raise ValueError("no patches were computed here, only one vector per image")
+        if self.patches is None:
+            raise ValueError('no patches were computed here, only one vector per image')
         return self.patches.transpose(1, 2).unflatten(2, self.grid)
 
 # %% ../nbs/04_vit.ipynb #released-positions
-def released_positions(pos_embed:torch.Tensor, grid:tuple, n_prefix:int) -> torch.Tensor:
+def released_positions(pos_embed: torch.Tensor, grid: tuple, n_prefix: int) -> torch.Tensor:
     "`pos_embed` `(1, n_prefix + N, D)` resampled to `grid` (h, w) as the released SatDINO does, at any size."
     prefix, patches = pos_embed[:, :n_prefix], pos_embed[:, n_prefix:]
     side, counted = math.isqrt(patches.shape[1]), math.sqrt(patches.shape[1] + n_prefix - 1)
     old = patches.float().transpose(1, 2).unflatten(2, (side, side))
-    new = torch.ops.aten.upsample_bicubic2d(old, list(grid), False, *((n + 0.1)/counted for n in grid))
+    new = torch.ops.aten.upsample_bicubic2d(
+        old, list(grid), False, *((n + 0.1) / counted for n in grid)
+    )
     return torch.cat([prefix, new.flatten(2).transpose(1, 2).to(prefix.dtype)], 1)
 
-def resample_positions(pos_embed:torch.Tensor, grid:tuple, n_prefix:int, rule:str, native:tuple|None=None) -> torch.Tensor:
+
+def resample_positions(
+    pos_embed: torch.Tensor, grid: tuple, n_prefix: int, rule: str, native: tuple | None = None
+) -> torch.Tensor:
     "`pos_embed` `(1, n_prefix + N, D)` for a `grid` (h, w) of patches by `rule`, 'released' or 'timm'; learned on `native`, a square by default."
     side = math.isqrt(pos_embed.shape[1] - n_prefix)
-    if tuple(grid) == (native or (side, side)): return pos_embed
-    if rule == 'released': return released_positions(pos_embed, grid, n_prefix)
+    if tuple(grid) == (native or (side, side)):
+        return pos_embed
+    if rule == 'released':
+        return released_positions(pos_embed, grid, n_prefix)
     return resample_abs_pos_embed(pos_embed, list(grid), native, n_prefix)
 
 # %% ../nbs/04_vit.ipynb #checkedpatchembed
 class CheckedPatchEmbed(PatchEmbed):
     "timm's patch embedding; `ValueError` for input that is no normalised batch `(B, C, H, W)` of whole patches."
-    def forward(self, x:torch.Tensor) -> torch.Tensor:
-        if x.ndim != 4: raise ValueError(f"a batch (B, C, H, W) is needed, got {tuple(x.shape)}")
-        if not x.is_floating_point(): raise ValueError(f"{x.dtype} pixels: normalise them first, with model.normalisation(x)")
-        if x.shape[1] != self.proj.in_channels: raise ValueError(f"{x.shape[1]} channels for a model of {self.proj.in_channels}")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim != 4:
+            raise ValueError(f'a batch (B, C, H, W) is needed, got {tuple(x.shape)}')
+        if not x.is_floating_point():
+            raise ValueError(f'{x.dtype} pixels: normalise them first, with model.normalisation(x)')
+        if x.shape[1] != self.proj.in_channels:
+            raise ValueError(f'{x.shape[1]} channels for a model of {self.proj.in_channels}')
         (h, w), (p, q) = x.shape[-2:], self.patch_size
         if (h % p or w % q) and not self.dynamic_img_pad:
-            raise ValueError(f"input of {h} x {w} px is not a multiple of the patch size {p}; resize or crop it, "
-                             "or make the model with dynamic_img_pad=True to have it padded")
+            raise ValueError(
+                f'input of {h} x {w} px is not a multiple of the patch size {p}; resize or crop it, '
+                'or make the model with dynamic_img_pad=True to have it padded'
+            )
         return super().forward(x)
 
 # %% ../nbs/04_vit.ipynb #positionedvit
 class PositionedViT(VisionTransformer):
     "timm ViT whose positions follow `config.pos_interp` at other sizes."
-    def _pos_embed(self, x:torch.Tensor) -> torch.Tensor:
-        positions = resample_positions(self.pos_embed, x.shape[1:3], self.num_prefix_tokens, self.config.pos_interp, self.patch_embed.grid_size)
-        extra = [t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
+
+    def _pos_embed(self, x: torch.Tensor) -> torch.Tensor:
+        positions = resample_positions(
+            self.pos_embed,
+            x.shape[1:3],
+            self.num_prefix_tokens,
+            self.config.pos_interp,
+            self.patch_embed.grid_size,
+        )
+        extra = [
+            t.expand(x.shape[0], -1, -1) for t in (self.cls_token, self.reg_token) if t is not None
+        ]
         return self.pos_drop(torch.cat([*extra, x.flatten(1, 2)], 1) + positions)
 
-    def no_weight_decay(self) -> set: return {*super().no_weight_decay(), 'reg_token'}     # older timm forgets registers
+    def no_weight_decay(self) -> set:
+        return {*super().no_weight_decay(), 'reg_token'}  # older timm forgets registers
 
     def set_input_size(self, img_size=None, patch_size=None) -> None:
         "Settle on another (square) input size or patch size in pixels: positions and patch embedding are resampled for good."
         old, native = self.pos_embed, self.patch_embed.grid_size
         super().set_input_size(img_size, patch_size)
         side, patch = self.patch_embed.img_size, self.patch_embed.patch_size[0]
-        if side[0] != side[1]: raise ValueError(f"a square input size is needed, got {tuple(side)}")
-        new = resample_positions(old.detach(), self.patch_embed.grid_size, self.num_prefix_tokens, self.config.pos_interp, native)
+        if side[0] != side[1]:
+            raise ValueError(f'a square input size is needed, got {tuple(side)}')
+        new = resample_positions(
+            old.detach(),
+            self.patch_embed.grid_size,
+            self.num_prefix_tokens,
+            self.config.pos_interp,
+            native,
+        )
         self.pos_embed = nn.Parameter(new, old.requires_grad)
         self.config = replace(self.config, img_size=side[0], patch_size=patch)
 
@@ -149,12 +199,19 @@ SatDINO backbone: {{ shape }}. Made with `satdino_nb`.
 """
 
 # %% ../nbs/04_vit.ipynb #shared
-class Shared(PyTorchModelHubMixin, library_name='satdino_nb', license='apache-2.0', model_card_template=CARD,
-             paper_url='https://arxiv.org/abs/2508.21402', tags=['remote-sensing', 'vit', 'self-supervised']):
+class Shared(
+    PyTorchModelHubMixin,
+    library_name='satdino_nb',
+    license='apache-2.0',
+    model_card_template=CARD,
+    paper_url='https://arxiv.org/abs/2508.21402',
+    tags=['remote-sensing', 'vit', 'self-supervised'],
+):
     "Saving and sharing by huggingface_hub: `save_pretrained`, `from_pretrained`, `push_to_hub`."
-    def _save_pretrained(self, save_directory:Path) -> None:
-        save_satdino(self, save_directory/'model.safetensors')
-        (save_directory/'config.json').write_text(json.dumps(header_of(self), indent=2) + '\n')
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        save_satdino(self, save_directory / 'model.safetensors')
+        (save_directory / 'config.json').write_text(json.dumps(header_of(self), indent=2) + '\n')
 
     @classmethod
     def from_pretrained(cls, path_or_id, **kw) -> 'SatViT':
@@ -164,20 +221,37 @@ class Shared(PyTorchModelHubMixin, library_name='satdino_nb', license='apache-2.
     def generate_model_card(self, **kw):
         "The card; `kw` may hold `data`, `gsd_range`, `recipe`, `results` (Markdown texts)."
         c, n = self.config, self.normalisation
-        shape = f"patch {c.patch_size}, width {c.embed_dim}, {c.depth} blocks, {c.num_heads} heads, {c.img_size} px"
-        return super().generate_model_card(shape=shape, width=c.embed_dim, mean=n.mean, std=n.std, pos_interp=c.pos_interp,
-                                           metres=self.gsd_head is not None, **kw)
+        shape = f'patch {c.patch_size}, width {c.embed_dim}, {c.depth} blocks, {c.num_heads} heads, {c.img_size} px'
+        return super().generate_model_card(
+            shape=shape,
+            width=c.embed_dim,
+            mean=n.mean,
+            std=n.std,
+            pos_interp=c.pos_interp,
+            metres=self.gsd_head is not None,
+            **kw,
+        )
 
 # %% ../nbs/04_vit.ipynb #first-tokens
 class SatBlock(Block):
     "timm's block; with `first`, it gives the first tokens `(B, first, D)` alone, and does not work for the others."
-    def forward(self, x:torch.Tensor, *args, first:int|None=None, **kw) -> torch.Tensor:
-        if first is None: return super().forward(x, *args, **kw)
+
+    def forward(self, x: torch.Tensor, *args, first: int | None = None, **kw) -> torch.Tensor:
+        if first is None:
+            return super().forward(x, *args, **kw)
         attn, y = self.attn, self.norm1(x)
-        width = attn.qkv.out_features//3
-        weights, biases = (p.split([width, 2*width]) for p in (attn.qkv.weight, attn.qkv.bias))
-        query = F.linear(y[:, :first], weights[0], biases[0]).unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
-        key, value = F.linear(y, weights[1], biases[1]).unflatten(2, (2, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        width = attn.qkv.out_features // 3
+        weights, biases = (p.split([width, 2 * width]) for p in (attn.qkv.weight, attn.qkv.bias))
+        query = (
+            F.linear(y[:, :first], weights[0], biases[0])
+            .unflatten(2, (attn.num_heads, -1))
+            .transpose(1, 2)
+        )
+        key, value = (
+            F.linear(y, weights[1], biases[1])
+            .unflatten(2, (2, attn.num_heads, -1))
+            .permute(2, 0, 3, 1, 4)
+        )
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
         x = x[:, :first] + self.drop_path1(self.ls1(attn.proj(mixed)))
         return x + self.drop_path2(self.ls2(self.mlp(self.norm2(x))))
@@ -185,23 +259,49 @@ class SatBlock(Block):
 # %% ../nbs/04_vit.ipynb #satvit
 class SatViT(PositionedViT, Shared):
     "timm ViT with a GSD register token and a linear GSD head on it; `model(x)` gives CLS features `(B, D)`; `kw` are timm's."
-    def __init__(self, config:ViTConfig=ViTConfig(), normalisation:Normalisation=FMOW, **kw):
-        shape = {k: v for k, v in asdict(config).items() if k not in ('gsd_token', 'pos_interp', 'gsd_log')}
-        super().__init__(**{**shape, **dict(reg_tokens=int(config.gsd_token), num_classes=0, global_pool='token', dynamic_img_size=True,
-                         embed_layer=CheckedPatchEmbed, block_fn=SatBlock, norm_layer=partial(nn.LayerNorm, eps=1e-6)), **kw})
+
+    def __init__(self, config: ViTConfig = ViTConfig(), normalisation: Normalisation = FMOW, **kw):
+        shape = {
+            k: v
+            for k, v in asdict(config).items()
+            if k not in ('gsd_token', 'pos_interp', 'gsd_log')
+        }
+        super().__init__(
+            **{
+                **shape,
+                **dict(
+                    reg_tokens=int(config.gsd_token),
+                    num_classes=0,
+                    global_pool='token',
+                    dynamic_img_size=True,
+                    embed_layer=CheckedPatchEmbed,
+                    block_fn=SatBlock,
+                    norm_layer=partial(nn.LayerNorm, eps=1e-6),
+                ),
+                **kw,
+            }
+        )
         self.config, self.normalisation = config, normalisation
         self.gsd_head = nn.Linear(config.embed_dim, 1) if config.gsd_token else None
-        self.linear_head = self.classes = self.report = None             # filled by `load_satdino` where a checkpoint has them
-        self.pretrained_cfg = timm_cfg(normalisation, config.img_size)   # what timm.data asks for
-        for token in (self.cls_token, self.reg_token):                   # as released; timm starts them near zero
-            if token is not None: nn.init.trunc_normal_(token, std=0.02)
+        self.linear_head = self.classes = self.report = (
+            None  # filled by `load_satdino` where a checkpoint has them
+        )
+        self.pretrained_cfg = timm_cfg(normalisation, config.img_size)  # what timm.data asks for
+        for token in (self.cls_token, self.reg_token):  # as released; timm starts them near zero
+            if token is not None:
+                nn.init.trunc_normal_(token, std=0.02)
 
-    def tokens(self, x:torch.Tensor, gsd:torch.Tensor|None=None) -> Tokens:
+    def tokens(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> Tokens:
         "All tokens of normalised images `(B, C, H, W)`; `gsd` is not needed, peers that read it take it here."
         out, n = self.fc_norm(self.forward_features(x)), self.num_prefix_tokens
-        return Tokens(out[:, 0], out[:, 1] if self.config.gsd_token else None, out[:, n:], self.patch_embed.dynamic_feat_size(x.shape[-2:]))
+        return Tokens(
+            out[:, 0],
+            out[:, 1] if self.config.gsd_token else None,
+            out[:, n:],
+            self.patch_embed.dynamic_feat_size(x.shape[-2:]),
+        )
 
-    def summary(self, x:torch.Tensor) -> Tokens:
+    def summary(self, x: torch.Tensor) -> Tokens:
         "The CLS and GSD tokens of `tokens(x)` alone, which costs less: the last block works for those two only."
         x = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
         before = self.blocks[:-1]
@@ -209,63 +309,104 @@ class SatViT(PositionedViT, Shared):
         out = self.fc_norm(self.norm(self.blocks[-1](x, first=self.num_prefix_tokens)))
         return Tokens(out[:, 0], out[:, 1] if self.config.gsd_token else None, None, None)
 
-    def metres(self, token:torch.Tensor) -> torch.Tensor:
+    def metres(self, token: torch.Tensor) -> torch.Tensor:
         "GSD in metres per pixel `(...)` that the GSD head reads from GSD tokens `(..., D)`."
         said = self.gsd_head(token).squeeze(-1)
         return said.exp() if self.config.gsd_log else said
 
-    def load_pretrained(self, checkpoint_path, prefix:str='') -> None: install(self, read_weights(checkpoint_path))    # timm's hook
+    def load_pretrained(self, checkpoint_path, prefix: str = '') -> None:
+        install(self, read_weights(checkpoint_path))  # timm's hook
 
 # %% ../nbs/04_vit.ipynb #timm-cfg
-def timm_cfg(normalisation:Normalisation=FMOW, img_size:int=224, **kw) -> dict:
+def timm_cfg(normalisation: Normalisation = FMOW, img_size: int = 224, **kw) -> dict:
     "timm's description of a model's input, and of where its weights are (`kw`)."
-    return dict(input_size=(3, img_size, img_size), mean=normalisation.mean, std=normalisation.std, num_classes=0, pool_size=None,
-                interpolation='bicubic', crop_pct=0.875, first_conv='patch_embed.proj', classifier='head', license='apache-2.0', **kw)
+    return dict(
+        input_size=(3, img_size, img_size),
+        mean=normalisation.mean,
+        std=normalisation.std,
+        num_classes=0,
+        pool_size=None,
+        interpolation='bicubic',
+        crop_pct=0.875,
+        first_conv='patch_embed.proj',
+        classifier='head',
+        license='apache-2.0',
+        **kw,
+    )
 
 # %% ../nbs/04_vit.ipynb #predict-gsd
-def predict_gsd(model:SatViT, x:torch.Tensor) -> torch.Tensor:
+def predict_gsd(model: SatViT, x: torch.Tensor) -> torch.Tensor:
     "GSD in metres per pixel `(B,)` that `model` estimates for normalised images `(B, C, H, W)`; `ValueError` without a read-out."
     t = model.tokens(x)
-    if t.gsd is None: raise ValueError("this model has no GSD token, so it cannot estimate GSD")
+    if t.gsd is None:
+        raise ValueError('this model has no GSD token, so it cannot estimate GSD')
     if model.gsd_head is None:
-        raise ValueError("this model has a GSD token but no read-out in metres (published checkpoints do not store one); fit one on "
-                         "images of known GSD: model.gsd_head = fit_gsd_head(tokens, gsd), tokens from model.tokens(x).gsd")
+        raise ValueError(
+            'this model has a GSD token but no read-out in metres (published checkpoints do not store one); fit one on '
+            'images of known GSD: model.gsd_head = fit_gsd_head(tokens, gsd), tokens from model.tokens(x).gsd'
+        )
     return model.metres(t.gsd)
 
+
 @torch.no_grad()
-def fit_gsd_head(tokens:torch.Tensor, gsd:torch.Tensor, ridge:float=1e-2) -> nn.Linear:
+def fit_gsd_head(tokens: torch.Tensor, gsd: torch.Tensor, ridge: float = 1e-2) -> nn.Linear:
     "Linear read-out from GSD tokens `(N, D)` to `gsd` `(N,)`, metres per pixel, by ridge regression (`ridge`: share of the tokens' variance)."
-    if len(tokens) != len(gsd) or not gsd.isfinite().all(): raise ValueError(f"{len(tokens)} tokens need as many known GSDs, got {gsd.isfinite().sum()}")
+    if len(tokens) != len(gsd) or not gsd.isfinite().all():
+        raise ValueError(
+            f'{len(tokens)} tokens need as many known GSDs, got {gsd.isfinite().sum()}'
+        )
     x, y, mean = tokens.double(), gsd.to(tokens.device).double(), tokens.double().mean(0)
     centred = x - mean
-    damping = ridge*centred.square().sum()/x.shape[1]*torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    head, weight = nn.Linear(x.shape[1], 1, device=tokens.device), torch.linalg.solve(centred.T @ centred + damping, centred.T @ (y - y.mean()))
-    head.weight.copy_(weight[None]); head.bias.copy_(y.mean() - mean @ weight)
+    damping = (
+        ridge
+        * centred.square().sum()
+        / x.shape[1]
+        * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    )
+    head, weight = (
+        nn.Linear(x.shape[1], 1, device=tokens.device),
+        torch.linalg.solve(centred.T @ centred + damping, centred.T @ (y - y.mean())),
+    )
+    head.weight.copy_(weight[None])
+    head.bias.copy_(y.mean() - mean @ weight)
     return head.requires_grad_(False)
 
 # %% ../nbs/04_vit.ipynb #header-of
-def header_of(model:SatViT) -> dict:
+def header_of(model: SatViT) -> dict:
     "What a saved `model` says of itself: config, normalisation, class names if any."
-    return dict(config=asdict(model.config), normalisation=asdict(model.normalisation), classes=model.classes)
+    return dict(
+        config=asdict(model.config),
+        normalisation=asdict(model.normalisation),
+        classes=model.classes,
+    )
 
-def save_satdino(model:SatViT, path, dtype:torch.dtype=torch.float32) -> None:
+
+def save_satdino(model: SatViT, path, dtype: torch.dtype = torch.float32) -> None:
     """Write `model` with its config and normalisation to `path` (safetensors), by way of a temporary file.
 
     dtype: of the stored weights; `torch.float16` halves the file, and `load_satdino` gives fp32 again.
     `ValueError` where a weight does not fit into `dtype`.
     """
-    path, header = Path(path), {k: json.dumps(v) for k, v in header_of(model).items() if v is not None}
+    path, header = (
+        Path(path),
+        {k: json.dumps(v) for k, v in header_of(model).items() if v is not None},
+    )
     part = path.with_name(path.name + '.part')
     state = {k: stored(k, v, dtype) for k, v in model.state_dict().items()}
-    part.write_bytes(save(state, metadata=dict(format='satdino_nb', **header)))          # bytes: the file gets the usual mode
+    part.write_bytes(
+        save(state, metadata=dict(format='satdino_nb', **header))
+    )  # bytes: the file gets the usual mode
     part.replace(path)
 
-def stored(name:str, weight:torch.Tensor, dtype:torch.dtype) -> torch.Tensor:
+
+def stored(name: str, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     "`weight` as it is written: on the CPU, and as `dtype` if it is a floating-point number."
     weight = weight.detach().cpu().contiguous()
-    if not weight.is_floating_point(): return weight
+    if not weight.is_floating_point():
+        return weight
     small = weight.to(dtype)
-    if (small.isinf() & ~weight.isinf()).any(): raise ValueError(f"{name}: too large for {dtype}; store it as torch.float32")
+    if (small.isinf() & ~weight.isinf()).any():
+        raise ValueError(f'{name}: too large for {dtype}; store it as torch.float32')
     return small
 
 # %% ../nbs/04_vit.ipynb #safe-types
@@ -273,69 +414,129 @@ def safe_types() -> list:
     "What a training checkpoint holds besides tensors and plain containers: its arguments, and NumPy scalars under old and new names."
     scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.bool_)]
-    return [Namespace, np.dtype, *dtypes, (scalar, 'numpy.core.multiarray.scalar'), (scalar, 'numpy._core.multiarray.scalar')]
+    return [
+        Namespace,
+        np.dtype,
+        *dtypes,
+        (scalar, 'numpy.core.multiarray.scalar'),
+        (scalar, 'numpy._core.multiarray.scalar'),
+    ]
+
 
 def read_checkpoint(path) -> tuple[dict, dict]:
     "Header (safetensors) and content of a checkpoint file, without running code from it; `ValueError` for what is damaged or refused."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"{path}: no such model file")
-    with path.open('rb') as f: safe = path.suffix == '.safetensors' or f.read(9)[8:] == b'{'
+    if not path.is_file():
+        raise FileNotFoundError(f'{path}: no such model file')
+    with path.open('rb') as f:
+        safe = path.suffix == '.safetensors' or f.read(9)[8:] == b'{'
     try:
         if safe:
-            with safe_open(path, 'pt') as f: return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-        with torch.serialization.safe_globals(safe_types()): return {}, torch.load(path, map_location='cpu', weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, pickle.UnpicklingError, ValueError, KeyError, IndexError) as e:
+            with safe_open(path, 'pt') as f:
+                return f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
+        with torch.serialization.safe_globals(safe_types()):
+            return {}, torch.load(path, map_location='cpu', weights_only=True)
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        pickle.UnpicklingError,
+        ValueError,
+        KeyError,
+        IndexError,
+    ) as e:
         refused = re.search(r'GLOBAL ([\w.]+)', str(e))
-        if refused: raise ValueError(f"{path}: refused; it asks to run {refused[1]}, and weights need no code") from e
-        raise ValueError(f"{path}: not a whole checkpoint file ({str(e).splitlines()[0] if str(e) else type(e).__name__})") from e
+        if refused:
+            raise ValueError(
+                f'{path}: refused; it asks to run {refused[1]}, and weights need no code'
+            ) from e
+        raise ValueError(
+            f'{path}: not a whole checkpoint file ({str(e).splitlines()[0] if str(e) else type(e).__name__})'
+        ) from e
 
 # %% ../nbs/04_vit.ipynb #unwrapped
-def unwrapped(state:dict) -> tuple[dict, tuple]:
+def unwrapped(state: dict) -> tuple[dict, tuple]:
     "`state` without the prefixes of wrappers, and the names in it that do not belong to the backbone."
     state = {re.sub(r'^(module\.|_orig_mod\.)+', '', k): v for k, v in state.items()}
-    if not any(k.startswith('backbone.') for k in state): return state, ()
-    return ({k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')},
-            tuple(k for k in state if not k.startswith('backbone.')))
+    if not any(k.startswith('backbone.') for k in state):
+        return state, ()
+    return (
+        {k.removeprefix('backbone.'): v for k, v in state.items() if k.startswith('backbone.')},
+        tuple(k for k in state if not k.startswith('backbone.')),
+    )
 
 # %% ../nbs/04_vit.ipynb #pick-state
-def pick_state(content:dict, which:str) -> tuple[dict, tuple]:
+def pick_state(content: dict, which: str) -> tuple[dict, tuple]:
     "State dict of `which` network in a checkpoint's content, linear head included as `linear_head.*`, and names not used."
-    if all(isinstance(v, torch.Tensor) for v in content.values()): return unwrapped(content)
+    if all(isinstance(v, torch.Tensor) for v in content.values()):
+        return unwrapped(content)
     finetuned = 'model' in content and 'state_dict' in content
     name, linear = ('model', 'state_dict') if finetuned else (which, 'linear_head')
-    if not isinstance(content.get(name), dict): raise ValueError(f"no {name!r} in it; it holds {', '.join(map(str, content)) or 'nothing'}")
+    if not isinstance(content.get(name), dict):
+        raise ValueError(f'no {name!r} in it; it holds {", ".join(map(str, content)) or "nothing"}')
     state, unused = unwrapped(content[name])
     head, _ = unwrapped(content.get(linear) or {})
     return state | {'linear_head.' + k.removeprefix('linear.'): v for k, v in head.items()}, unused
 
-def timm_names(state:dict) -> tuple[dict, tuple]:
+
+def timm_names(state: dict) -> tuple[dict, tuple]:
     "A released `state` under timm's names, and what was reinterpreted for it."
-    if 'gsd_register' not in state or 'pos_embed' not in state: return state, ()
-    new, pos = {k.replace('gsd_register', 'reg_token'): v for k, v in state.items()}, state['pos_embed']
+    if 'gsd_register' not in state or 'pos_embed' not in state:
+        return state, ()
+    new, pos = (
+        {k.replace('gsd_register', 'reg_token'): v for k, v in state.items()},
+        state['pos_embed'],
+    )
     new['pos_embed'] = torch.cat([pos[:, :1], pos[:, -1:], pos[:, 1:-1]], 1)
-    return new, ('gsd_register -> reg_token', "pos_embed: the GSD token's position from last to second")
+    return new, (
+        'gsd_register -> reg_token',
+        "pos_embed: the GSD token's position from last to second",
+    )
 
 # %% ../nbs/04_vit.ipynb #infer-config
-def infer_config(state:dict, gsd_token:bool=True, num_heads:int|None=None) -> ViTConfig:
+def infer_config(state: dict, gsd_token: bool = True, num_heads: int | None = None) -> ViTConfig:
     "Shape of the ViT whose weights `state` (timm's names) holds; `ValueError` if it is none, or one of another kind."
-    needed = ('cls_token', 'pos_embed', 'patch_embed.proj.weight', 'blocks.0.attn.qkv.weight', 'blocks.0.mlp.fc1.weight')
+    needed = (
+        'cls_token',
+        'pos_embed',
+        'patch_embed.proj.weight',
+        'blocks.0.attn.qkv.weight',
+        'blocks.0.mlp.fc1.weight',
+    )
     absent = [k for k in needed if k not in state]
-    if absent: raise ValueError(f"these are not the weights of a ViT: no {absent[0]}; the first of {len(state)} names: {', '.join(list(state)[:3])}")
+    if absent:
+        raise ValueError(
+            f'these are not the weights of a ViT: no {absent[0]}; the first of {len(state)} names: {", ".join(list(state)[:3])}'
+        )
     registers = state['reg_token'].shape[1] if 'reg_token' in state else 0
     if registers != int(gsd_token):
-        raise ValueError(f"a ViT with {registers} register tokens, not a SatDINO model, which has one, the GSD token; load other "
-                         "models with timm and hand them to as_backbone" + (', or give gsd_token=False' if not registers else ''))
-    (width, _, patch, _), n = state['patch_embed.proj.weight'].shape, state['pos_embed'].shape[1] - 1 - registers
-    if width % 64 and num_heads is None: raise ValueError(f"the number of heads of a ViT {width} wide cannot be told from its weights; give num_heads")
-    if math.isqrt(n)**2 != n: raise ValueError(f"{n} patch positions are no square grid")
+        raise ValueError(
+            f'a ViT with {registers} register tokens, not a SatDINO model, which has one, the GSD token; load other '
+            'models with timm and hand them to as_backbone'
+            + (', or give gsd_token=False' if not registers else '')
+        )
+    (width, _, patch, _), n = (
+        state['patch_embed.proj.weight'].shape,
+        state['pos_embed'].shape[1] - 1 - registers,
+    )
+    if width % 64 and num_heads is None:
+        raise ValueError(
+            f'the number of heads of a ViT {width} wide cannot be told from its weights; give num_heads'
+        )
+    if math.isqrt(n) ** 2 != n:
+        raise ValueError(f'{n} patch positions are no square grid')
     depth = 1 + max(int(k.split('.')[1]) for k in state if k.startswith('blocks.'))
-    return ViTConfig(math.isqrt(n)*patch, patch, width, depth, num_heads or width//64, gsd_token)
+    return ViTConfig(
+        math.isqrt(n) * patch, patch, width, depth, num_heads or width // 64, gsd_token
+    )
 
 # %% ../nbs/04_vit.ipynb #weights
 @dataclass
 class Weights:
     "A checkpoint understood: `state` under timm's names, and what it says or implies of its model."
-    source: str                         # file name
+
+    source: str  # file name
     state: dict
     config: ViTConfig
     normalisation: Normalisation | None
@@ -343,40 +544,61 @@ class Weights:
     reinterpreted: tuple = ()
     unused: tuple = ()
 
-def read_header(header:dict) -> tuple[ViTConfig, Normalisation, tuple|None]:
+
+def read_header(header: dict) -> tuple[ViTConfig, Normalisation, tuple | None]:
     "Config, normalisation and class names from the header of a file written by `save_satdino`."
-    config, stats, classes = (json.loads(header.get(k, 'null')) for k in ('config', 'normalisation', 'classes'))
-    try: return ViTConfig(**config), Normalisation(**{k: tuple(v) for k, v in stats.items()}), classes and tuple(classes)
-    except (TypeError, AttributeError) as e: raise ValueError(f"its header is not one of this version of satdino_nb ({e})") from e
+    config, stats, classes = (
+        json.loads(header.get(k, 'null')) for k in ('config', 'normalisation', 'classes')
+    )
+    try:
+        return (
+            ViTConfig(**config),
+            Normalisation(**{k: tuple(v) for k, v in stats.items()}),
+            classes and tuple(classes),
+        )
+    except (TypeError, AttributeError) as e:
+        raise ValueError(f'its header is not one of this version of satdino_nb ({e})') from e
 
 # %% ../nbs/04_vit.ipynb #released-statistics
-def released_statistics(args:Namespace|None) -> Normalisation|None:
+def released_statistics(args: Namespace | None) -> Normalisation | None:
     "Statistics that a released run (its `args`, or None for published weights) was trained with; None if unknown."
-    known = {**NORMALISATIONS, 'imagenet': Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}
+    known = {
+        **NORMALISATIONS,
+        'imagenet': Normalisation(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
+    }
     return known.get(str(getattr(args, 'normalization', 'fmow')).replace('-', '_'))
 
-def read_weights(path, which:str='teacher', gsd_token:bool=True, num_heads:int|None=None) -> Weights:
+
+def read_weights(
+    path, which: str = 'teacher', gsd_token: bool = True, num_heads: int | None = None
+) -> Weights:
     "Read a checkpoint file of any of the forms above; `which` of the networks of a training run, 'teacher' or 'student'."
     path = Path(path)
     header, content = read_checkpoint(path)
     try:
-        if not isinstance(content, dict): raise ValueError(f"it holds a {type(content).__name__}, not weights by name")
+        if not isinstance(content, dict):
+            raise ValueError(f'it holds a {type(content).__name__}, not weights by name')
         if header.get('format') == 'satdino_nb':
             content = {k: v.float() if v.is_floating_point() else v for k, v in content.items()}
             return Weights(path.name, content, *read_header(header))
         (state, unused), args = pick_state(content, which), content.get('args')
         state, reinterpreted = timm_names(state)
         config = infer_config(state, gsd_token, num_heads or getattr(args, 'num_heads', None))
-    except ValueError as e: raise ValueError(f"{path}: {e}") from e
-    if reinterpreted or args is not None: config = replace(config, pos_interp='released')
+    except ValueError as e:
+        raise ValueError(f'{path}: {e}') from e
+    if reinterpreted or args is not None:
+        config = replace(config, pos_interp='released')
     n = len(state.get('linear_head.bias', ()))
     classes = FMOW_CLASSES if n == len(FMOW_CLASSES) else tuple(map(str, range(n))) or None
-    return Weights(path.name, state, config, released_statistics(args), classes, reinterpreted, unused)
+    return Weights(
+        path.name, state, config, released_statistics(args), classes, reinterpreted, unused
+    )
 
 # %% ../nbs/04_vit.ipynb #loadreport
 @dataclass(frozen=True)
 class LoadReport:
     "What became of a checkpoint's tensors: `missing` ones stayed as initialised or are absent, `unexpected` ones were not used."
+
     source: str
     matched: int
     missing: tuple = ()
@@ -384,222 +606,430 @@ class LoadReport:
     reinterpreted: tuple = ()
 
     def __str__(self):
-        def groups(names): return ', '.join(f"{k}.* ({n})" if n > 1 else k for k, n in Counter(k.split('.')[0] for k in names).items())
-        parts = [('missing', groups(self.missing)), ('unexpected', groups(self.unexpected)), ('reinterpreted', '; '.join(self.reinterpreted))]
-        return '\n    '.join([f"{self.source}: {self.matched} tensors matched", *(f"{k}: {v}" for k, v in parts if v)])
+        def groups(names):
+            return ', '.join(
+                f'{k}.* ({n})' if n > 1 else k
+                for k, n in Counter(k.split('.')[0] for k in names).items()
+            )
+
+        parts = [
+            ('missing', groups(self.missing)),
+            ('unexpected', groups(self.unexpected)),
+            ('reinterpreted', '; '.join(self.reinterpreted)),
+        ]
+        return '\n    '.join(
+            [
+                f'{self.source}: {self.matched} tensors matched',
+                *(f'{k}: {v}' for k, v in parts if v),
+            ]
+        )
 
 # %% ../nbs/04_vit.ipynb #fitted
-def fitted(w:Weights, model:SatViT) -> dict:
+def fitted(w: Weights, model: SatViT) -> dict:
     "The state of `w` for `model`'s input size, channels and classes, where they differ, as timm does it."
     from timm.models._manipulate import adapt_input_conv
+
     state, stem, c = dict(w.state), 'patch_embed.proj.weight', model.config
     if c.img_size != w.config.img_size and c.patch_size == w.config.patch_size:
-        state['pos_embed'] = resample_positions(state['pos_embed'], model.patch_embed.grid_size, model.num_prefix_tokens, c.pos_interp)
+        state['pos_embed'] = resample_positions(
+            state['pos_embed'], model.patch_embed.grid_size, model.num_prefix_tokens, c.pos_interp
+        )
     channels = model.patch_embed.proj.in_channels
-    if state[stem].shape[1] != channels: state[stem] = adapt_input_conv(channels, state[stem])
-    if isinstance(model.norm, nn.Identity): state = {re.sub(r'^norm\.', 'fc_norm.', k): v for k, v in state.items()}
+    if state[stem].shape[1] != channels:
+        state[stem] = adapt_input_conv(channels, state[stem])
+    if isinstance(model.norm, nn.Identity):
+        state = {re.sub(r'^norm\.', 'fc_norm.', k): v for k, v in state.items()}
     classes = model.num_classes
     if classes and len(state.get('head.bias', ())) != classes:
         state = {k: v for k, v in state.items() if not k.startswith('head.')}
-        if len(state.get('linear_head.bias', ())) == classes:                # the same classes: the classifier is the linear head
+        if (
+            len(state.get('linear_head.bias', ())) == classes
+        ):  # the same classes: the classifier is the linear head
             state |= {'head.' + p: state['linear_head.' + p] for p in ('weight', 'bias')}
     return state
 
 # %% ../nbs/04_vit.ipynb #install
-def install(model:SatViT, w:Weights, strict:bool=True) -> None:
+def install(model: SatViT, w: Weights, strict: bool = True) -> None:
     "Load `w` into `model` with its heads, classes, and rule for positions; `model.report` says what became of each tensor."
     width, n = model.embed_dim, len(w.state.get('linear_head.bias', ()))
     model.linear_head, model.classes = (nn.Linear(width, n) if n else None), w.classes
     model.gsd_head = nn.Linear(width, 1) if 'gsd_head.weight' in w.state else None
-    model.config, model.normalisation = replace(model.config, pos_interp=w.config.pos_interp), w.normalisation or model.normalisation
+    model.config, model.normalisation = (
+        replace(model.config, pos_interp=w.config.pos_interp),
+        w.normalisation or model.normalisation,
+    )
     state, own = fitted(w, model), model.state_dict()
-    wrong = [f"{k} {tuple(v.shape)} for {tuple(own[k].shape)}" for k, v in state.items() if k in own and v.shape != own[k].shape]
-    if wrong: raise ValueError(f"{w.source}: weights of another shape than the model's: {', '.join(wrong[:3])}")
+    wrong = [
+        f'{k} {tuple(v.shape)} for {tuple(own[k].shape)}'
+        for k, v in state.items()
+        if k in own and v.shape != own[k].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"{w.source}: weights of another shape than the model's: {', '.join(wrong[:3])}"
+        )
     missing, unexpected = [k for k in own if k not in state], [k for k in state if k not in own]
     lost = [k for k in missing + unexpected if not k.startswith('head.')]
-    if lost and strict: raise ValueError(f"{w.source}: {len(lost)} names missing or unexpected ({', '.join(lost[:3])}, ...); strict=False loads the rest")
+    if lost and strict:
+        raise ValueError(
+            f'{w.source}: {len(lost)} names missing or unexpected ({", ".join(lost[:3])}, ...); strict=False loads the rest'
+        )
     broken = [k for k, v in state.items() if k in own and not v.isfinite().all()]
-    if broken: raise ValueError(f"{w.source}: NaN or infinite weights in {len(broken)} tensors, the first {broken[0]}; that run has diverged")
+    if broken:
+        raise ValueError(
+            f'{w.source}: NaN or infinite weights in {len(broken)} tensors, the first {broken[0]}; that run has diverged'
+        )
     model.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
-    if model.gsd_head is None and model.config.gsd_token: missing.append('gsd_head (no read-out in metres)')
-    model.report = LoadReport(w.source, len(own) - sum(k in own for k in missing), tuple(missing), (*unexpected, *w.unused), w.reinterpreted)
+    if model.gsd_head is None and model.config.gsd_token:
+        missing.append('gsd_head (no read-out in metres)')
+    model.report = LoadReport(
+        w.source,
+        len(own) - sum(k in own for k in missing),
+        tuple(missing),
+        (*unexpected, *w.unused),
+        w.reinterpreted,
+    )
 
 # %% ../nbs/04_vit.ipynb #hub-file
-PUBLISHED = {f'strakajk/satdino-vit_{name}': f'satdino-vit_{name}.pth' for name in ('small-16', 'small-8', 'base-16')}
+PUBLISHED = {
+    f'strakajk/satdino-vit_{name}': f'satdino-vit_{name}.pth'
+    for name in ('small-16', 'small-8', 'base-16')
+}
 
-def hub_file(repo:str, filename:str, **hub) -> Path:
+
+def hub_file(repo: str, filename: str, **hub) -> Path:
     "`filename` of a repository on the Hugging Face Hub, cached or downloaded; `hub`: `revision`, `cache_dir`, `token`, `local_files_only`."
-    try: return Path(hf_hub_download(repo, filename, **hub))
+    try:
+        return Path(hf_hub_download(repo, filename, **hub))
     except (HfHubHTTPError, OSError, ValueError) as e:
-        raise FileNotFoundError(f"{repo}: could not get {filename} ({type(e).__name__}). With a network, `hf download {repo} {filename}` puts it "
-                                f"into the cache; without, copy https://huggingface.co/{repo}/resolve/main/{filename} anywhere and give its path") from e
+        raise FileNotFoundError(
+            f'{repo}: could not get {filename} ({type(e).__name__}). With a network, `hf download {repo} {filename}` puts it '
+            f'into the cache; without, copy https://huggingface.co/{repo}/resolve/main/{filename} anywhere and give its path'
+        ) from e
 
 # %% ../nbs/04_vit.ipynb #find-weights
-def find_weights(path_or_id, filename:str|None=None, **hub) -> Path:
+def find_weights(path_or_id, filename: str | None = None, **hub) -> Path:
     "The weights file of a path, a folder (`model.safetensors`, else its only checkpoint), or a repository's id; `FileNotFoundError` if there is none."
     path, name = Path(path_or_id), str(path_or_id)
-    if path.is_file(): return path
+    if path.is_file():
+        return path
     if path.is_dir():
-        found = [path/(filename or 'model.safetensors')] if filename or (path/'model.safetensors').is_file() else [
-            f for f in sorted(path.iterdir()) if f.suffix in ('.safetensors', '.pth', '.pt')]
-        if len(found) == 1 and found[0].is_file(): return found[0]
-        raise FileNotFoundError(f"{path}: {f'holds {len(found)} checkpoints; give filename' if len(found) > 1 else 'holds no such model file'}")
-    if re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and path.suffix not in ('.safetensors', '.pth', '.pt', '.bin'):
+        found = (
+            [path / (filename or 'model.safetensors')]
+            if filename or (path / 'model.safetensors').is_file()
+            else [f for f in sorted(path.iterdir()) if f.suffix in ('.safetensors', '.pth', '.pt')]
+        )
+        if len(found) == 1 and found[0].is_file():
+            return found[0]
+        raise FileNotFoundError(
+            f'{path}: {f"holds {len(found)} checkpoints; give filename" if len(found) > 1 else "holds no such model file"}'
+        )
+    if re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and path.suffix not in (
+        '.safetensors',
+        '.pth',
+        '.pt',
+        '.bin',
+    ):
         return hub_file(name, filename or PUBLISHED.get(name, 'model.safetensors'), **hub)
-    raise FileNotFoundError(f"{path}: no such model file or folder")
+    raise FileNotFoundError(f'{path}: no such model file or folder')
 
 # %% ../nbs/04_vit.ipynb #load-satdino
-def load_satdino(path_or_id,                # file, folder, or repository on the Hugging Face Hub
-                 which:str='teacher',       # or 'student', of a training run of the released code
-                 filename:str|None=None,    # in the folder or repository, e.g. 'satdino-vit_small-16-finetune.pth'
-                 normalisation:Normalisation|None=None, # instead of the checkpoint's
-                 strict:bool=True,          # every tensor must find its place
-                 verbose:bool=True,         # print `model.report` if anything in it is worth a word
-                 **kw) -> SatViT:           # changes to `ViTConfig` (e.g. `pos_interp`), timm's (`drop_path_rate`, ...), the hub's (`revision`, ...)
+def load_satdino(
+    path_or_id,  # file, folder, or repository on the Hugging Face Hub
+    which: str = 'teacher',  # or 'student', of a training run of the released code
+    filename: str
+    | None = None,  # in the folder or repository, e.g. 'satdino-vit_small-16-finetune.pth'
+    normalisation: Normalisation | None = None,  # instead of the checkpoint's
+    strict: bool = True,  # every tensor must find its place
+    verbose: bool = True,  # print `model.report` if anything in it is worth a word
+    **kw,
+) -> SatViT:  # changes to `ViTConfig` (e.g. `pos_interp`), timm's (`drop_path_rate`, ...), the hub's (`revision`, ...)
     "The model of a checkpoint of any form, in eval mode on the CPU, with `normalisation`, `linear_head`, `classes` and `report`."
-    hub = {k: kw.pop(k) for k in ('revision', 'cache_dir', 'token', 'local_files_only', 'force_download') if k in kw}
-    w = read_weights(find_weights(path_or_id, filename, **hub), which, kw.get('gsd_token', True), kw.get('num_heads'))
+    hub = {
+        k: kw.pop(k)
+        for k in ('revision', 'cache_dir', 'token', 'local_files_only', 'force_download')
+        if k in kw
+    }
+    w = read_weights(
+        find_weights(path_or_id, filename, **hub),
+        which,
+        kw.get('gsd_token', True),
+        kw.get('num_heads'),
+    )
     changes, state = {f.name: kw.pop(f.name) for f in fields(ViTConfig) if f.name in kw}, w.state
-    w.config, w.normalisation = replace(w.config, pos_interp=changes.get('pos_interp', w.config.pos_interp)), normalisation or w.normalisation
-    if w.normalisation is None: raise ValueError(f"{w.source}: its channel statistics are not known; give normalisation=Normalisation(mean, std)")
-    shape = dict(in_chans=state['patch_embed.proj.weight'].shape[1], num_classes=len(state.get('head.bias', ())),
-                 mlp_ratio=len(state['blocks.0.mlp.fc1.weight'])/w.config.embed_dim, global_pool='avg' if 'fc_norm.weight' in state else 'token')
+    w.config, w.normalisation = (
+        replace(w.config, pos_interp=changes.get('pos_interp', w.config.pos_interp)),
+        normalisation or w.normalisation,
+    )
+    if w.normalisation is None:
+        raise ValueError(
+            f'{w.source}: its channel statistics are not known; give normalisation=Normalisation(mean, std)'
+        )
+    shape = dict(
+        in_chans=state['patch_embed.proj.weight'].shape[1],
+        num_classes=len(state.get('head.bias', ())),
+        mlp_ratio=len(state['blocks.0.mlp.fc1.weight']) / w.config.embed_dim,
+        global_pool='avg' if 'fc_norm.weight' in state else 'token',
+    )
     model = SatViT(replace(w.config, **changes), w.normalisation, **{**shape, **kw})
     install(model, w, strict)
-    if verbose and (model.report.missing or model.report.unexpected or model.report.reinterpreted): print(model.report)
+    if verbose and (model.report.missing or model.report.unexpected or model.report.reinterpreted):
+        print(model.report)
     return model.eval()
 
 # %% ../nbs/04_vit.ipynb #published-cfg
-def published_cfg(repo:str, finetune:bool=False) -> dict:
+def published_cfg(repo: str, finetune: bool = False) -> dict:
     "timm's description of published weights."
     name = PUBLISHED[repo]
-    return timm_cfg(hf_hub_id=repo, hf_hub_filename=name.replace('.pth', '-finetune.pth') if finetune else name, custom_load='hf',
-                    paper_ids='arXiv:2508.21402', origin_url='https://github.com/strakaj/SatDINO')
+    return timm_cfg(
+        hf_hub_id=repo,
+        hf_hub_filename=name.replace('.pth', '-finetune.pth') if finetune else name,
+        custom_load='hf',
+        paper_ids='arXiv:2508.21402',
+        origin_url='https://github.com/strakaj/SatDINO',
+    )
 
-default_cfgs = generate_default_cfgs({
-    **{f'satdino_{size}_patch16': timm_cfg() for size in ('tiny', 'large')},
-    **{f"satdino_{size}_patch{patch}.fmow{'_finetune' if finetune else ''}": published_cfg(f'strakajk/satdino-vit_{size}-{patch}', finetune)
-       for size, patch in (('small', 16), ('small', 8), ('base', 16)) for finetune in (False, True)}})
+
+default_cfgs = generate_default_cfgs(
+    {
+        **{f'satdino_{size}_patch16': timm_cfg() for size in ('tiny', 'large')},
+        **{
+            f'satdino_{size}_patch{patch}.fmow{"_finetune" if finetune else ""}': published_cfg(
+                f'strakajk/satdino-vit_{size}-{patch}', finetune
+            )
+            for size, patch in (('small', 16), ('small', 8), ('base', 16))
+            for finetune in (False, True)
+        },
+    }
+)
 
 # %% ../nbs/04_vit.ipynb #make-timm
-def make_timm(variant:str, config:ViTConfig, pretrained:bool, kw:dict) -> nn.Module:
+def make_timm(variant: str, config: ViTConfig, pretrained: bool, kw: dict) -> nn.Module:
     "What a registered name runs: timm's builder with our model, `ViTConfig`'s fields allowed in `kw`."
+
     def make(**kw):
         changes = {f.name: kw.pop(f.name) for f in fields(ViTConfig) if f.name in kw}
         return SatViT(replace(config, **changes), **kw)
-    overlay, feature_cfg = dict(kw.pop('pretrained_cfg_overlay', None) or {}), dict(out_indices=kw.pop('out_indices', 3), feature_cls='getter')
-    if overlay.get('file'): overlay['custom_load'] = True
-    try: model = build_model_with_cfg(make, variant, pretrained, pretrained_cfg_overlay=overlay, feature_cfg=feature_cfg, **kw)
+
+    overlay, feature_cfg = (
+        dict(kw.pop('pretrained_cfg_overlay', None) or {}),
+        dict(out_indices=kw.pop('out_indices', 3), feature_cls='getter'),
+    )
+    if overlay.get('file'):
+        overlay['custom_load'] = True
+    try:
+        model = build_model_with_cfg(
+            make, variant, pretrained, pretrained_cfg_overlay=overlay, feature_cfg=feature_cfg, **kw
+        )
     except (HfHubHTTPError, OSError) as e:
-        if overlay.get('file'): raise
-        raise FileNotFoundError(f"{variant}: could not get its weights ({type(e).__name__}); with a network `hf download` puts them into the cache, "
-                                "without, copy the file anywhere and give pretrained_cfg_overlay=dict(file=...)") from e
-    vit = getattr(model, 'model', model)                                   # inside of timm's features_only
+        if overlay.get('file'):
+            raise
+        raise FileNotFoundError(
+            f'{variant}: could not get its weights ({type(e).__name__}); with a network `hf download` puts them into the cache, '
+            'without, copy the file anywhere and give pretrained_cfg_overlay=dict(file=...)'
+        ) from e
+    vit = getattr(model, 'model', model)  # inside of timm's features_only
     vit.config = replace(vit.config, pos_interp=kw.get('pos_interp', vit.config.pos_interp))
     return model
 
 # %% ../nbs/04_vit.ipynb #satdino-tiny-patch16
 @register_model
-def satdino_tiny_patch16(pretrained=False, **kw): return make_timm('satdino_tiny_patch16', vit_preset('tiny'), pretrained, kw)
+def satdino_tiny_patch16(pretrained=False, **kw):
+    return make_timm('satdino_tiny_patch16', vit_preset('tiny'), pretrained, kw)
+
+
 @register_model
-def satdino_small_patch16(pretrained=False, **kw): return make_timm('satdino_small_patch16', vit_preset('small'), pretrained, kw)
+def satdino_small_patch16(pretrained=False, **kw):
+    return make_timm('satdino_small_patch16', vit_preset('small'), pretrained, kw)
+
+
 @register_model
-def satdino_small_patch8(pretrained=False, **kw): return make_timm('satdino_small_patch8', vit_preset('small', patch_size=8), pretrained, kw)
+def satdino_small_patch8(pretrained=False, **kw):
+    return make_timm('satdino_small_patch8', vit_preset('small', patch_size=8), pretrained, kw)
+
+
 @register_model
-def satdino_base_patch16(pretrained=False, **kw): return make_timm('satdino_base_patch16', vit_preset('base'), pretrained, kw)
+def satdino_base_patch16(pretrained=False, **kw):
+    return make_timm('satdino_base_patch16', vit_preset('base'), pretrained, kw)
+
+
 @register_model
-def satdino_large_patch16(pretrained=False, **kw): return make_timm('satdino_large_patch16', vit_preset('large'), pretrained, kw)
+def satdino_large_patch16(pretrained=False, **kw):
+    return make_timm('satdino_large_patch16', vit_preset('large'), pretrained, kw)
 
 # %% ../nbs/04_vit.ipynb #peerconfig
 @dataclass(frozen=True)
 class PeerConfig:
     "What evaluation asks of a peer: its input size in pixels, and the width of its features if it says."
+
     img_size: int
     embed_dim: int | None
 
 # %% ../nbs/04_vit.ipynb #backbone
 class Backbone(nn.Module):
     "Another network where a SatDINO model can stand; made by `as_backbone`. `model(x)` gives features `(B, D)`."
+
     gsd_head = linear_head = classes = None
-    def __init__(self, network:Callable, normalisation:Normalisation, config:PeerConfig, gsd:str|None, call:dict):
+
+    def __init__(
+        self,
+        network: Callable,
+        normalisation: Normalisation,
+        config: PeerConfig,
+        gsd: str | None,
+        call: dict,
+    ):
         super().__init__()
-        self.network, self.normalisation, self.config, self.gsd_name, self.call = network, normalisation, config, gsd, call
-        self.num_prefix_tokens = getattr(network, 'num_prefix_tokens', int(hasattr(network, 'cls_token')))
-        self.place = nn.Parameter(torch.empty(0), requires_grad=False)   # says on which device, also for a plain function
+        self.network, self.normalisation, self.config, self.gsd_name, self.call = (
+            network,
+            normalisation,
+            config,
+            gsd,
+            call,
+        )
+        self.num_prefix_tokens = getattr(
+            network, 'num_prefix_tokens', int(hasattr(network, 'cls_token'))
+        )
+        self.place = nn.Parameter(
+            torch.empty(0), requires_grad=False
+        )  # says on which device, also for a plain function
 
-    def forward(self, x:torch.Tensor, gsd:torch.Tensor|None=None) -> torch.Tensor: return self.tokens(x, gsd).cls
+    def forward(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> torch.Tensor:
+        return self.tokens(x, gsd).cls
 
-    def tokens(self, x:torch.Tensor, gsd:torch.Tensor|None=None) -> Tokens:
+    def tokens(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> Tokens:
         "Feature and patches of normalised images `(B, C, H, W)`, of `gsd` `(B,)` metres per pixel if the network reads it."
-        if self.gsd_name is None: return peer_tokens(self, x, self.call)
-        if gsd is None or not gsd.isfinite().all(): raise ValueError(f"this network reads the GSD (its {self.gsd_name!r}); give that of every image")
+        if self.gsd_name is None:
+            return peer_tokens(self, x, self.call)
+        if gsd is None or not gsd.isfinite().all():
+            raise ValueError(
+                f'this network reads the GSD (its {self.gsd_name!r}); give that of every image'
+            )
         return peer_tokens_at(self, x, gsd)
 
 # %% ../nbs/04_vit.ipynb #peer-tokens
-def peer_tokens(peer:Backbone, x:torch.Tensor, call:dict) -> Tokens:
+def peer_tokens(peer: Backbone, x: torch.Tensor, call: dict) -> Tokens:
     "Run a peer once; features that it pools itself are its CLS, and patches come from its last block if it shows none."
     net, seen = peer.network, []
     blocks = getattr(net, 'blocks', None)
-    hook = blocks[-1].register_forward_hook(lambda m, args, out: seen.append(out)) if blocks is not None else None
-    try: f = getattr(net, 'forward_features', net)(x, **call)
+    hook = (
+        blocks[-1].register_forward_hook(lambda m, args, out: seen.append(out))
+        if blocks is not None
+        else None
+    )
+    try:
+        f = getattr(net, 'forward_features', net)(x, **call)
     finally:
-        if hook: hook.remove()
-    if isinstance(f, dict): return Tokens(f['x_norm_clstoken'], None, f['x_norm_patchtokens'], peer_grid(net, x, f['x_norm_patchtokens']))
-    pooled = net.forward_head(f, pre_logits=True).flatten(1) if hasattr(net, 'forward_head') and f.ndim > 2 else None
+        if hook:
+            hook.remove()
+    if isinstance(f, dict):
+        return Tokens(
+            f['x_norm_clstoken'],
+            None,
+            f['x_norm_patchtokens'],
+            peer_grid(net, x, f['x_norm_patchtokens']),
+        )
+    pooled = (
+        net.forward_head(f, pre_logits=True).flatten(1)
+        if hasattr(net, 'forward_head') and f.ndim > 2
+        else None
+    )
     if f.ndim == 4:
-        if getattr(net, 'output_fmt', None) == 'NHWC': f = f.permute(0, 3, 1, 2)
-        return Tokens(f.mean((2, 3)) if pooled is None else pooled, None, f.flatten(2).transpose(1, 2), tuple(f.shape[-2:]))
-    n, shown = peer.num_prefix_tokens, f if f.ndim == 3 else seen[-1] if seen and isinstance(seen[-1], torch.Tensor) else None
+        if getattr(net, 'output_fmt', None) == 'NHWC':
+            f = f.permute(0, 3, 1, 2)
+        return Tokens(
+            f.mean((2, 3)) if pooled is None else pooled,
+            None,
+            f.flatten(2).transpose(1, 2),
+            tuple(f.shape[-2:]),
+        )
+    n, shown = (
+        peer.num_prefix_tokens,
+        f if f.ndim == 3 else seen[-1] if seen and isinstance(seen[-1], torch.Tensor) else None,
+    )
     cls = f if f.ndim == 2 else pooled if pooled is not None else f[:, 0] if n else f.mean(1)
     patches = None if shown is None else shown[:, n:]
     return Tokens(cls, None, patches, None if patches is None else peer_grid(net, x, patches))
 
 # %% ../nbs/04_vit.ipynb #peer-grid
-def peer_grid(net, x:torch.Tensor, patches:torch.Tensor) -> tuple[int, int]:
+def peer_grid(net, x: torch.Tensor, patches: torch.Tensor) -> tuple[int, int]:
     "Rows and columns of a peer's `patches` `(B, N, D)` for images `x`: a grid in the images' proportion."
     n, (H, W) = patches.shape[1], x.shape[-2:]
-    h = round(math.sqrt(n*H/W))
-    if h*(n//max(h, 1)) != n: raise ValueError(f"{n} patches of a {H} x {W} image are no grid; does the network have other tokens in front?")
-    return h, n//h
+    h = round(math.sqrt(n * H / W))
+    if h * (n // max(h, 1)) != n:
+        raise ValueError(
+            f'{n} patches of a {H} x {W} image are no grid; does the network have other tokens in front?'
+        )
+    return h, n // h
 
 # %% ../nbs/04_vit.ipynb #peer-tokens-at
-def peer_tokens_at(peer:Backbone, x:torch.Tensor, gsd:torch.Tensor) -> Tokens:
+def peer_tokens_at(peer: Backbone, x: torch.Tensor, gsd: torch.Tensor) -> Tokens:
     "Run a peer that reads the GSD, as argument or as attribute (Scale-MAE's `res`), on the images of each GSD in turn."
     net, name, rows, parts = peer.network, peer.gsd_name, [], []
-    if name in peer_arguments(net): return peer_tokens(peer, x, {**peer.call, name: gsd.to(x)})
+    if name in peer_arguments(net):
+        return peer_tokens(peer, x, {**peer.call, name: gsd.to(x)})
     before = getattr(net, name)
     try:
         for value in gsd.unique().tolist():
-            rows.append((gsd == value).nonzero().squeeze(1).to(x.device)); setattr(net, name, value)
+            rows.append((gsd == value).nonzero().squeeze(1).to(x.device))
+            setattr(net, name, value)
             parts.append(peer_tokens(peer, x[rows[-1]], peer.call))
-    finally: setattr(net, name, before)
+    finally:
+        setattr(net, name, before)
     back = torch.cat(rows).argsort()
     join = lambda v: None if v[0] is None else torch.cat(v)[back]
-    return Tokens(join([p.cls for p in parts]), None, join([p.patches for p in parts]), parts[0].grid)
+    return Tokens(
+        join([p.cls for p in parts]), None, join([p.patches for p in parts]), parts[0].grid
+    )
 
-def peer_arguments(net:Callable) -> set:
+
+def peer_arguments(net: Callable) -> set:
     "Names of the arguments that a peer is called with."
-    run = getattr(net, 'forward_features', None) or (net.forward if isinstance(net, nn.Module) else net)
-    try: return set(inspect.signature(run).parameters)
-    except (TypeError, ValueError): return set()
+    run = getattr(net, 'forward_features', None) or (
+        net.forward if isinstance(net, nn.Module) else net
+    )
+    try:
+        return set(inspect.signature(run).parameters)
+    except (TypeError, ValueError):
+        return set()
 
 # %% ../nbs/04_vit.ipynb #as-backbone
-def as_backbone(network:Callable,                       # SatDINO, timm, torchgeo or torch.hub model, or images -> features
-                normalisation:Normalisation|None=None,  # needed where the network does not say (timm's do)
-                img_size:int|None=None,                 # input size in pixels; the network's own, or 224
-                gsd:str|None='auto',                    # name of its argument or attribute for the GSD in metres; None: it has none
-                **call):                                # further arguments of each call, e.g. DOFA's `wavelengths`
+def as_backbone(
+    network: Callable,  # SatDINO, timm, torchgeo or torch.hub model, or images -> features
+    normalisation: Normalisation | None = None,  # needed where the network does not say (timm's do)
+    img_size: int | None = None,  # input size in pixels; the network's own, or 224
+    gsd: str
+    | None = 'auto',  # name of its argument or attribute for the GSD in metres; None: it has none
+    **call,
+):  # further arguments of each call, e.g. DOFA's `wavelengths`
     "`network` with the face of a SatDINO model: `tokens`, `normalisation`, `config.img_size`, `model(x)` -> `(B, D)`."
-    if isinstance(network, SatViT): return network
-    if not callable(network): raise ValueError(f"a {type(network).__name__} cannot be called on images")
-    cfg, own = getattr(network, 'pretrained_cfg', None) or {}, getattr(getattr(network, 'patch_embed', None), 'img_size', None)
+    if isinstance(network, SatViT):
+        return network
+    if not callable(network):
+        raise ValueError(f'a {type(network).__name__} cannot be called on images')
+    cfg, own = (
+        getattr(network, 'pretrained_cfg', None) or {},
+        getattr(getattr(network, 'patch_embed', None), 'img_size', None),
+    )
     if normalisation is None:
-        if 'mean' not in cfg: raise ValueError("this network does not say how its input is normalised; give normalisation=Normalisation(mean, std), "
-                                               "with zeros and ones for plain values from 0 to 1")
+        if 'mean' not in cfg:
+            raise ValueError(
+                'this network does not say how its input is normalised; give normalisation=Normalisation(mean, std), '
+                'with zeros and ones for plain values from 0 to 1'
+            )
         normalisation = Normalisation(tuple(cfg['mean']), tuple(cfg['std']))
-    size = img_size or (own[0] if isinstance(own, (tuple, list)) else own) or (cfg.get('input_size') or (3, 224, 224))[-1]
+    size = (
+        img_size
+        or (own[0] if isinstance(own, (tuple, list)) else own)
+        or (cfg.get('input_size') or (3, 224, 224))[-1]
+    )
     if gsd == 'auto':
-        gsd = next((n for n in ('gsd', 'res', 'resolution', 'input_res') if n in peer_arguments(network)), None)
+        gsd = next(
+            (n for n in ('gsd', 'res', 'resolution', 'input_res') if n in peer_arguments(network)),
+            None,
+        )
         gsd = gsd or ('res' if isinstance(getattr(network, 'res', None), (int, float)) else None)
-    peer = Backbone(network, normalisation, PeerConfig(size, getattr(network, 'num_features', None)), gsd, call)
+    peer = Backbone(
+        network, normalisation, PeerConfig(size, getattr(network, 'num_features', None)), gsd, call
+    )
     return peer.eval()

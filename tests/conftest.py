@@ -1,4 +1,5 @@
 """Where the tests find things."""
+
 import os
 from pathlib import Path
 
@@ -15,16 +16,17 @@ def repo() -> Path:
 @pytest.fixture(scope='session')
 def released() -> Path:
     "The folder of numbers made with the released implementation; see its README."
-    return REPO/'tests'/'golden'
+    return REPO / 'tests' / 'golden'
 
 
 @pytest.fixture(scope='session')
 def shared():
     "A function that gives a file or folder of the larger test imagery, or skips the test."
-    root = Path(os.environ.get('SATDINO_SHARED', REPO.parent/'shared'))
+    root = Path(os.environ.get('SATDINO_SHARED', REPO.parent / 'shared'))
 
     def find(name):
-        if not (root/name).exists():
-            pytest.skip(f"{name} is not under SATDINO_SHARED")
-        return root/name
+        if not (root / name).exists():
+            pytest.skip(f'{name} is not under SATDINO_SHARED')
+        return root / name
+
     return find

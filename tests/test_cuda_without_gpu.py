@@ -4,6 +4,7 @@ Under torch's FakeTensorMode tensors have a device, a shape and a dtype but no v
 where there is none, and an operation on tensors of two devices raises. `WithoutGPU` also notes, by file and function,
 whatever a real GPU would have to be waited for. Values are checked elsewhere, on the CPU.
 """
+
 import traceback
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,25 @@ import pytest
 import torch
 from accelerate.utils import convert_outputs_to_fp32
 from torch import nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensorMode,
+    unset_fake_temporarily,
+)
 
 import satdino_nb
 from satdino_nb.data import FMOW, Batch
 from satdino_nb.features import feature_rows, on_device
-from satdino_nb.pretrain import Now, PretrainConfig, build, clip_gradients, knn_predict, make_optimiser, nearest, train_step
+from satdino_nb.pretrain import (
+    Now,
+    PretrainConfig,
+    build,
+    clip_gradients,
+    knn_predict,
+    make_optimiser,
+    nearest,
+    train_step,
+)
 from satdino_nb.views import MultiCrop, ViewConfig, centre_view
 from satdino_nb.vit import SatViT, ViTConfig
 
@@ -31,28 +45,40 @@ PACKAGE = Path(satdino_nb.__file__).parent
 
 class WithoutGPU(FakeTensorMode):
     "A FakeTensorMode in which values that are read are those of sound input: `all` holds, other tests do not, numbers are 1."
+
     def __init__(self):
         super().__init__(allow_non_fake_inputs=True)
-        self.waits, self.depth = [], 0                      # 'file function' in this package, for each wait for the GPU
+        self.waits, self.depth = [], 0  # 'file function' in this package, for each wait for the GPU
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         source = next((a for a in args if isinstance(a, torch.Tensor)), None)
         read, self.depth = func is torch.ops.aten._local_scalar_dense.default, self.depth + 1
-        try: out = super().__torch_dispatch__(func, types, args, kwargs)
+        try:
+            out = super().__torch_dispatch__(func, types, args, kwargs)
         except DataDependentOutputException:
-            if not read: raise
-            out = getattr(source, 'holds', False) if source.dtype == torch.bool else 1.0 if source.is_floating_point() else 1
-        finally: self.depth -= 1
+            if not read:
+                raise
+            out = (
+                getattr(source, 'holds', False)
+                if source.dtype == torch.bool
+                else 1.0
+                if source.is_floating_point()
+                else 1
+            )
+        finally:
+            self.depth -= 1
         copied = isinstance(out, torch.Tensor) and out.device.type == 'cpu'
         waits = source is not None and source.device.type == 'cuda' and (read or copied)
-        if waits and not self.depth: self.waits.append(self.caller())       # a copy is several operations, one in another
-        if func.overloadpacket is torch.ops.aten.all: out.holds = True
+        if waits and not self.depth:
+            self.waits.append(self.caller())  # a copy is several operations, one in another
+        if func.overloadpacket is torch.ops.aten.all:
+            out.holds = True
         return out
 
     def caller(self):
         "The innermost function of the package that is being run."
         ours = [f for f in traceback.extract_stack() if Path(f.filename).parent == PACKAGE]
-        return f"{Path(ours[-1].filename).name} {ours[-1].name}" if ours else 'elsewhere'
+        return f'{Path(ours[-1].filename).name} {ours[-1].name}' if ours else 'elsewhere'
 
 
 @torch.no_grad()
@@ -61,22 +87,33 @@ def backward(loss):
     found, stack, given = set(), [loss.grad_fn], {loss.grad_fn: [torch.ones_like(loss)]}
     while stack:
         node = stack.pop()
-        if node is None or node in found: continue
+        if node is None or node in found:
+            continue
         found.add(node)
         stack += [n for n, _ in node.next_functions]
     leaves = [n for n in found if hasattr(n, 'variable')]
     for node in sorted(found.difference(leaves), key=lambda n: -n._sequence_nr()):
-        if node not in given: continue
+        if node not in given:
+            continue
         run = node.apply if isinstance(node, torch.autograd.function.BackwardCFunction) else node
         out = run(*given.pop(node))
         for g, (n, i) in zip(out if isinstance(out, tuple) else (out,), node.next_functions):
-            if g is None or n is None: continue
+            if g is None or n is None:
+                continue
             expected = n._input_metadata[i]
             assert g.device == expected.device, (node, g.device, expected.device)
-            g, sums = g.sum_to_size(expected.shape).to(expected.dtype), given.setdefault(n, [None]*len(n._input_metadata))
+            g, sums = (
+                g.sum_to_size(expected.shape).to(expected.dtype),
+                given.setdefault(n, [None] * len(n._input_metadata)),
+            )
             sums[i] = g if sums[i] is None else sums[i] + g
     for leaf in leaves:
-        if leaf in given: leaf.variable.grad = given[leaf][0] if leaf.variable.grad is None else leaf.variable.grad + given[leaf][0]
+        if leaf in given:
+            leaf.variable.grad = (
+                given[leaf][0]
+                if leaf.variable.grad is None
+                else leaf.variable.grad + given[leaf][0]
+            )
 
 
 def test_backward_in_python_is_torchs():
@@ -90,7 +127,8 @@ def test_backward_in_python_is_torchs():
         run(model(*given).total)
         found.append({n: p.grad for n, p in model.student.named_parameters() if p.grad is not None})
     assert len(found[0]) > 20 and found[0].keys() == found[1].keys()
-    for name, g in found[0].items(): torch.testing.assert_close(found[1][name], g, rtol=1e-4, atol=1e-6)
+    for name, g in found[0].items():
+        torch.testing.assert_close(found[1][name], g, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture
@@ -99,11 +137,13 @@ def gpu(monkeypatch):
     monkeypatch.setattr('torch.cuda.amp.common.amp_definitely_not_available', lambda: False)
     monkeypatch.setattr('torch.cuda.is_bf16_supported', lambda *a, **kw: True)
     monkeypatch.setattr(torch.Tensor, 'backward', backward)
-    with WithoutGPU() as mode: yield mode
+    with WithoutGPU() as mode:
+        yield mode
 
 
 def on_cuda(*tensors):
-    for t in tensors: assert t.device == CUDA, f"{tuple(t.shape)} is on {t.device}"
+    for t in tensors:
+        assert t.device == CUDA, f'{tuple(t.shape)} is on {t.device}'
 
 
 def images():
@@ -112,12 +152,17 @@ def images():
 
 def moved(make, *args):
     "The network that `make(*args)` gives, made with values, its parameters and buffers then on CUDA without."
-    with unset_fake_temporarily(): network = make(*args)
+    with unset_fake_temporarily():
+        network = make(*args)
     for m in network.modules():
         for name, p in m._parameters.items():
-            if p is not None: m._parameters[name] = nn.Parameter(torch.empty(p.shape, device=CUDA), p.requires_grad)
+            if p is not None:
+                m._parameters[name] = nn.Parameter(
+                    torch.empty(p.shape, device=CUDA), p.requires_grad
+                )
         for name, v in m._buffers.items():
-            if v is not None: m._buffers[name] = torch.empty(v.shape, dtype=v.dtype, device=CUDA)
+            if v is not None:
+                m._buffers[name] = torch.empty(v.shape, dtype=v.dtype, device=CUDA)
     on_cuda(*network.parameters(), *network.buffers())
     return network
 
@@ -128,7 +173,9 @@ def satdino(config=CONFIG):
     if config.precision == 'bf16':
         autocast = torch.autocast('cuda', torch.bfloat16)
         model.forward = MethodType(convert_outputs_to_fp32(autocast(model.forward.__func__)), model)
-    model.student.backbone.blocks[0].mlp.fc1.register_forward_hook(lambda m, args, out: seen.add(out.dtype))
+    model.student.backbone.blocks[0].mlp.fc1.register_forward_hook(
+        lambda m, args, out: seen.add(out.dtype)
+    )
     return model, seen
 
 
@@ -143,13 +190,17 @@ def gradients(config=CONFIG):
 def test_that_mistakes_are_seen(gpu):
     "Two devices, and a wait of each kind: the tests below could fail."
     x = torch.zeros(3, device=CUDA)
-    with pytest.raises(RuntimeError, match='two devices'): x + torch.zeros(3)
+    with pytest.raises(RuntimeError, match='two devices'):
+        x + torch.zeros(3)
     assert not gpu.waits
-    x.sum().item(); bool(x.any()); x.cpu(); x.max().to('cpu')
+    x.sum().item()
+    bool(x.any())
+    x.cpu()
+    x.max().to('cpu')
     assert len(gpu.waits) == 4
     torch.zeros(3).sum().item()
     torch.zeros(3).to(CUDA)
-    assert len(gpu.waits) == 4                              # the CPU's values are there without waiting
+    assert len(gpu.waits) == 4  # the CPU's values are there without waiting
 
 
 def test_views(gpu):
@@ -160,9 +211,22 @@ def test_views(gpu):
     assert not gpu.waits
 
 
-@pytest.mark.parametrize('change', [
-    {}, dict(centring='sinkhorn'), dict(precision='bf16'), dict(centring='sinkhorn', precision='bf16'), dict(clip_mode='per_tensor'),
-    dict(clip_grad=0.0), dict(gamma=0.0), dict(unknown_gsd='skip'), dict(vit=replace(VIT, gsd_log=True)), dict(checkpoint_gradients=True)], ids=lambda c: ' '.join(c) or 'plain')
+@pytest.mark.parametrize(
+    'change',
+    [
+        {},
+        dict(centring='sinkhorn'),
+        dict(precision='bf16'),
+        dict(centring='sinkhorn', precision='bf16'),
+        dict(clip_mode='per_tensor'),
+        dict(clip_grad=0.0),
+        dict(gamma=0.0),
+        dict(unknown_gsd='skip'),
+        dict(vit=replace(VIT, gsd_log=True)),
+        dict(checkpoint_gradients=True),
+    ],
+    ids=lambda c: ' '.join(c) or 'plain',
+)
 @pytest.mark.parametrize('parts, freeze', [(1, False), (2, True)])
 def test_training_step(gpu, change, parts, freeze):
     "Views, both networks, losses, backward, clipping, student and teacher update; GSDs stay on the CPU until the loss needs them."
@@ -170,7 +234,9 @@ def test_training_step(gpu, change, parts, freeze):
     model, seen = satdino(config)
     optimiser, crop = make_optimiser(model, CUDA), MultiCrop(config.views)
     views = [crop(images(), GSD, part) for part in range(parts)]
-    losses, norm = train_step(model, optimiser, views, Now(1e-3, 0.04, 0.99, 0.05, config.gamma, freeze), config)
+    losses, norm = train_step(
+        model, optimiser, views, Now(1e-3, 0.04, 0.99, 0.05, config.gamma, freeze), config
+    )
     on_cuda(*vars(losses).values(), norm, *model.parameters(), model.loss.centre)
     on_cuda(*(v for state in optimiser.state.values() for v in state.values()))
     assert seen == {torch.bfloat16 if config.precision == 'bf16' else torch.float32}
@@ -205,13 +271,18 @@ def test_teacher_update(gpu):
 
 
 def batch():
-    return Batch(images().cpu(), torch.full((4, 2), 40), torch.tensor(GSD, dtype=torch.float64), ['a', 'b', 'c', 'd'])
+    return Batch(
+        images().cpu(),
+        torch.full((4, 2), 40),
+        torch.tensor(GSD, dtype=torch.float64),
+        ['a', 'b', 'c', 'd'],
+    )
 
 
 @pytest.mark.parametrize('crop_pct', [1.0, 0.875])
 def test_middle_of_tiles(gpu, crop_pct):
     given = on_device(batch(), CUDA)
-    gpu.waits.clear()                                       # of making the batch
+    gpu.waits.clear()  # of making the batch
     x, gsd = centre_view(given, 32, crop_pct)
     on_cuda(x, gsd)
     assert x.shape == (4, 3, 32, 32) and gsd.shape == (4,) and not gpu.waits
@@ -222,7 +293,10 @@ def test_middle_of_tiles(gpu, crop_pct):
 @pytest.mark.parametrize('rule', ['timm', 'released'])
 def test_tokens(gpu, token, size, rule):
     model = moved(SatViT, replace(VIT, gsd_token=token, pos_interp=rule)).eval()
-    for t in (model.tokens(torch.zeros(2, 3, size, size, device=CUDA)), model.summary(torch.zeros(2, 3, size, size, device=CUDA))):
+    for t in (
+        model.tokens(torch.zeros(2, 3, size, size, device=CUDA)),
+        model.summary(torch.zeros(2, 3, size, size, device=CUDA)),
+    ):
         on_cuda(t.cls, *(v for v in (t.gsd, t.patches) if v is not None))
         assert (t.gsd is None) is not token
     assert not gpu.waits
@@ -234,7 +308,8 @@ def test_feature_rows(gpu, precision):
     model, given, seen = moved(SatViT, VIT).eval(), batch(), set()
     model.blocks[0].mlp.fc1.register_forward_hook(lambda m, args, out: seen.add(out.dtype))
     gpu.waits.clear()
-    with torch.no_grad(): rows = feature_rows(model, given, 32, precision=precision)
+    with torch.no_grad():
+        rows = feature_rows(model, given, 32, precision=precision)
     assert set(rows) == {'cls', 'gsd_token', 'patch_mean', 'gsd_estimate', 'gsd'}
     assert all(v.device.type == 'cpu' and len(v) == 4 for v in rows.values())
     assert rows['cls'].dtype == rows['gsd_token'].dtype == torch.float32
@@ -250,7 +325,9 @@ def features(n, device=CUDA):
 @pytest.mark.parametrize('gallery_on', ['cuda', 'cpu'])
 def test_nearest(gpu, search, gallery_on):
     "The gallery may be on the CPU, block by block it goes where the queries are."
-    cosine, index = nearest(features(60, gallery_on), features(10), 5, chunk=4, block=32, search=search)
+    cosine, index = nearest(
+        features(60, gallery_on), features(10), 5, chunk=4, block=32, search=search
+    )
     on_cuda(cosine, index)
     assert cosine.shape == index.shape == (10, 5) and index.dtype == torch.int64
 
@@ -264,7 +341,10 @@ def test_knn_predict(gpu, search, labels_on):
     assert scores.shape == (10, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="the check for NaN in `_unit` reads a value for every block of the gallery and chunk of queries")
+@pytest.mark.xfail(
+    strict=True,
+    reason='the check for NaN in `_unit` reads a value for every block of the gallery and chunk of queries',
+)
 def test_search_does_not_wait_in_its_loop(gpu):
     nearest(features(60), features(10), 5, chunk=4, block=32)
     assert not gpu.waits

@@ -1,4 +1,5 @@
 """Who stands on whom: modules import only those of earlier notebooks, in no circle; and the script that measures it."""
+
 import re
 import subprocess
 import sys
@@ -7,44 +8,52 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPO/'bench'))
+sys.path.insert(0, str(REPO / 'bench'))
 from house import floors, imports_of, package_numbers  # noqa: E402
 
 
 def notebook_of(module):
     "The notebook that a module is exported from, as its first lines say."
-    path = REPO/'satdino_nb'/f"{module.replace('.', '/')}.py"
+    path = REPO / 'satdino_nb' / f'{module.replace(".", "/")}.py'
     found = re.search(r'File to edit: \S*nbs/(\S+\.ipynb)', path.read_text())
     return found and found[1]
 
 
 def test_modules_import_only_earlier_notebooks():
-    imports = imports_of(REPO/'satdino_nb')
-    assert len(imports) > 15 and sum(map(len, imports.values())) > 30      # it did look
+    imports = imports_of(REPO / 'satdino_nb')
+    assert len(imports) > 15 and sum(map(len, imports.values())) > 30  # it did look
     for module, below in imports.items():
         for other in below:
-            assert notebook_of(other) < notebook_of(module), f"{module} imports {other}, of a later notebook"
+            assert notebook_of(other) < notebook_of(module), (
+                f'{module} imports {other}, of a later notebook'
+            )
 
 
 def test_no_circle_and_circles_are_seen():
-    level = floors(imports_of(REPO/'satdino_nb'))
+    level = floors(imports_of(REPO / 'satdino_nb'))
     assert level['gsd'] == 0 and level['evaluate'] == max(level.values())
-    with pytest.raises(ValueError, match='circle.*a, b'): floors({'a': {'b'}, 'b': {'a'}, 'c': set()})
+    with pytest.raises(ValueError, match='circle.*a, b'):
+        floors({'a': {'b'}, 'b': {'a'}, 'c': set()})
 
 
 def test_numbers_are_what_they_say(tmp_path):
-    package = tmp_path/'toy'
+    package = tmp_path / 'toy'
     package.mkdir()
-    (package/'a.py').write_text('x, y = 1, 2\ndef f(a:int, b):\n    "Two words."\n    return a\n'
-                                'def g(): return 1\n' + '#' + '-'*130 + '\n')
-    (package/'b.py').write_text('def h():\n    from .a import f\n    return f\n')
+    (package / 'a.py').write_text(
+        'x, y = 1, 2\ndef f(a:int, b):\n    "Two words."\n    return a\n'
+        'def g(): return 1\n' + '#' + '-' * 130 + '\n'
+    )
+    (package / 'b.py').write_text('def h():\n    from .a import f\n    return f\n')
     found = package_numbers(package)
     assert found['lines of code'] == '9' and found['parameters with a type'] == '50.0 %'
-    assert found['lines over 120 characters'] == '11.1 %' and found['public names with a docstring'] == '33.3 %'
-    assert imports_of(package) == {'a': set(), 'b': {'a'}}                  # also inside of functions
+    assert (
+        found['lines over 120 characters'] == '11.1 %'
+        and found['public names with a docstring'] == '33.3 %'
+    )
+    assert imports_of(package) == {'a': set(), 'b': {'a'}}  # also inside of functions
 
 
 def test_script_runs():
-    script = [sys.executable, str(REPO/'bench'/'house.py')]
+    script = [sys.executable, str(REPO / 'bench' / 'house.py')]
     out = subprocess.run(script, capture_output=True, text=True, timeout=600, check=True).stdout
     assert '| lessons | |' in out and 'lines over 100 characters' in out

@@ -1,4 +1,5 @@
 """Several processes (gloo, on the CPU): the same run as one process, to rounding."""
+
 import json
 import os
 import signal
@@ -13,77 +14,168 @@ from safetensors.torch import load_file
 from satdino_nb.data import samples_dir
 from satdino_nb.pretrain import newest_checkpoint
 
-OPTIONS = ('--gsd 2 --batch-size 16 --steps 10 --workers 0 --views.global-size 32 --views.local-size 16 --views.n-local 3 --vit.img-size 32 --vit.embed-dim 48 '
-           '--vit.num-heads 3 --vit.depth 2 --out-dim 128 --hidden-dim 64 --bottleneck-dim 32 --drop-path 0 --no-check --log-every 1 --knn-every 5 --device cpu').split()
-OPTIONS += ['--data', str(samples_dir()/'scenes')]
+OPTIONS = (
+    '--gsd 2 --batch-size 16 --steps 10 --workers 0 --views.global-size 32 --views.local-size 16 --views.n-local 3 --vit.img-size 32 --vit.embed-dim 48 '
+    '--vit.num-heads 3 --vit.depth 2 --out-dim 128 --hidden-dim 64 --bottleneck-dim 32 --drop-path 0 --no-check --log-every 1 --knn-every 5 --device cpu'
+).split()
+OPTIONS += ['--data', str(samples_dir() / 'scenes')]
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
 ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'}
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='torch without gloo')]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason='torch without gloo'),
+]
 
 
 def run(launcher, out, *more):
-    done = subprocess.run([*launcher, '-m', 'satdino_nb.pretrain', *OPTIONS, *map(str, more), '--out', str(out)], text=True, capture_output=True, env=ENV, timeout=120)
+    done = subprocess.run(
+        [*launcher, '-m', 'satdino_nb.pretrain', *OPTIONS, *map(str, more), '--out', str(out)],
+        text=True,
+        capture_output=True,
+        env=ENV,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
 
-def rows(out): return [json.loads(line) for line in (out/'metrics.jsonl').read_text().splitlines()]
+def rows(out):
+    return [json.loads(line) for line in (out / 'metrics.jsonl').read_text().splitlines()]
 
 
 @pytest.fixture(scope='module')
 def single(tmp_path_factory):
-    out = tmp_path_factory.mktemp('single')/'run'
+    out = tmp_path_factory.mktemp('single') / 'run'
     run([sys.executable], out)
     return out
 
 
-@pytest.mark.parametrize('more', [(), ('--accumulate', 2), ('--precision', 'bf16')], ids=lambda m: ' '.join(map(str, m)) or 'plain')
+@pytest.mark.parametrize(
+    'more',
+    [(), ('--accumulate', 2), ('--precision', 'bf16')],
+    ids=lambda m: ' '.join(map(str, m)) or 'plain',
+)
 def test_two_processes_are_one_run(single, tmp_path, more):
-    run(TORCHRUN, tmp_path/'run', *more)
-    a, b = rows(single), rows(tmp_path/'run')
+    run(TORCHRUN, tmp_path / 'run', *more)
+    a, b = rows(single), rows(tmp_path / 'run')
     assert len(a) == len(b) == 10
     tolerance = 3e-2 if 'bf16' in more else 1e-4
     for x, y in zip(a, b):
-        for key in ('loss', 'dino', 'gsd', 'centre_norm', *(() if 'bf16' in more else ('grad_norm',)), *(() if more else ('teacher_entropy',))): assert y[key] == pytest.approx(x[key], rel=tolerance), (x['step'], key)
-    if 'bf16' not in more: assert [r['knn'] for r in a if 'knn' in r] == [r['knn'] for r in b if 'knn' in r]
-    states = [load_file(newest_checkpoint(out/'checkpoints')[0]/'model.safetensors') for out in (single, tmp_path/'run')]
-    assert states[0].keys() == states[1].keys() and torch.allclose(states[0]['loss.centre'], states[1]['loss.centre'], atol=1e-2 if 'bf16' in more else 1e-5)
+        for key in (
+            'loss',
+            'dino',
+            'gsd',
+            'centre_norm',
+            *(() if 'bf16' in more else ('grad_norm',)),
+            *(() if more else ('teacher_entropy',)),
+        ):
+            assert y[key] == pytest.approx(x[key], rel=tolerance), (x['step'], key)
+    if 'bf16' not in more:
+        assert [r['knn'] for r in a if 'knn' in r] == [r['knn'] for r in b if 'knn' in r]
+    states = [
+        load_file(newest_checkpoint(out / 'checkpoints')[0] / 'model.safetensors')
+        for out in (single, tmp_path / 'run')
+    ]
+    assert states[0].keys() == states[1].keys() and torch.allclose(
+        states[0]['loss.centre'], states[1]['loss.centre'], atol=1e-2 if 'bf16' in more else 1e-5
+    )
 
 
 def test_sinkhorn_over_two_processes(tmp_path):
-    for name, launcher in (('one', [sys.executable]), ('two', TORCHRUN)): run(launcher, tmp_path/name, '--centring', 'sinkhorn')
-    for x, y in zip(rows(tmp_path/'one'), rows(tmp_path/'two'), strict=True): assert y['loss'] == pytest.approx(x['loss'], rel=1e-4)
+    for name, launcher in (('one', [sys.executable]), ('two', TORCHRUN)):
+        run(launcher, tmp_path / name, '--centring', 'sinkhorn')
+    for x, y in zip(rows(tmp_path / 'one'), rows(tmp_path / 'two'), strict=True):
+        assert y['loss'] == pytest.approx(x['loss'], rel=1e-4)
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='sends signals')
 def test_two_processes_stop_together_and_go_on_alone(single, tmp_path):
     "SIGTERM to the launcher reaches both; the checkpoint fits one process too, which has to be allowed."
-    out = tmp_path/'run'
-    launched = subprocess.Popen([*TORCHRUN, '-m', 'satdino_nb.pretrain', *OPTIONS, '--steps', '10000', '--save-every', '100000', '--knn-every', '0', '--out', str(out)], env=ENV,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    out = tmp_path / 'run'
+    launched = subprocess.Popen(
+        [
+            *TORCHRUN,
+            '-m',
+            'satdino_nb.pretrain',
+            *OPTIONS,
+            '--steps',
+            '10000',
+            '--save-every',
+            '100000',
+            '--knn-every',
+            '0',
+            '--out',
+            str(out),
+        ],
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         deadline = time.monotonic() + 120
-        while not ((out/'metrics.jsonl').exists() and rows(out)) and launched.poll() is None and time.monotonic() < deadline: time.sleep(0.1)
+        while (
+            not ((out / 'metrics.jsonl').exists() and rows(out))
+            and launched.poll() is None
+            and time.monotonic() < deadline
+        ):
+            time.sleep(0.1)
         launched.send_signal(signal.SIGTERM)
         said, _ = launched.communicate(timeout=120)
-    finally: launched.kill()
+    finally:
+        launched.kill()
     assert 'stopped after' in said, said[-3000:]
-    done = newest_checkpoint(out/'checkpoints')[1]['done']
+    done = newest_checkpoint(out / 'checkpoints')[1]['done']
     assert done == rows(out)[-1]['step'] + 1
     again = [*OPTIONS, '--steps', str(done + 2), '--knn-every', '0', '--out', str(out), '--resume']
-    refused = subprocess.run([sys.executable, '-m', 'satdino_nb.pretrain', *again], text=True, capture_output=True, env=ENV)
-    assert refused.returncode != 0 and 'processes: 2 -> 1' in refused.stderr and 'steps: 10000' in refused.stderr, refused.stderr
-    allowed = subprocess.run([sys.executable, '-m', 'satdino_nb.pretrain', *again, '--allow-changes'], text=True, capture_output=True, env=ENV)
-    assert allowed.returncode == 0 and newest_checkpoint(out/'checkpoints')[1]['done'] == done + 2, allowed.stderr
+    refused = subprocess.run(
+        [sys.executable, '-m', 'satdino_nb.pretrain', *again],
+        text=True,
+        capture_output=True,
+        env=ENV,
+    )
+    assert (
+        refused.returncode != 0
+        and 'processes: 2 -> 1' in refused.stderr
+        and 'steps: 10000' in refused.stderr
+    ), refused.stderr
+    allowed = subprocess.run(
+        [sys.executable, '-m', 'satdino_nb.pretrain', *again, '--allow-changes'],
+        text=True,
+        capture_output=True,
+        env=ENV,
+    )
+    assert (
+        allowed.returncode == 0 and newest_checkpoint(out / 'checkpoints')[1]['done'] == done + 2
+    ), allowed.stderr
 
 
 def test_a_batch_that_cannot_be_divided(tmp_path):
-    done = subprocess.run([*TORCHRUN, '-m', 'satdino_nb.pretrain', *OPTIONS, '--batch-size', '15', '--out', str(tmp_path/'run')], text=True, capture_output=True, env=ENV, timeout=120)
-    assert done.returncode != 0 and '15 cannot be divided into 2 processes x 1 parts' in done.stderr and not (tmp_path/'run').exists()
+    done = subprocess.run(
+        [
+            *TORCHRUN,
+            '-m',
+            'satdino_nb.pretrain',
+            *OPTIONS,
+            '--batch-size',
+            '15',
+            '--out',
+            str(tmp_path / 'run'),
+        ],
+        text=True,
+        capture_output=True,
+        env=ENV,
+        timeout=120,
+    )
+    assert (
+        done.returncode != 0
+        and '15 cannot be divided into 2 processes x 1 parts' in done.stderr
+        and not (tmp_path / 'run').exists()
+    )
 
 
-SHARDED = '''
+SHARDED = """
 import sys, torch
 from accelerate import Accelerator
 from torch.distributed.device_mesh import init_device_mesh
@@ -112,17 +204,30 @@ if __name__ == "__main__":
     if a.is_main_process: save_satdino(teacher, sys.argv[1])
     a.wait_for_everyone()
     a.end_training()
-'''
+"""
 
 
 def test_sharded_parameters_are_the_same_run(tmp_path):
     "The step on parameters in shards (FSDP2, torch's fully_shard) over two processes: losses, gradient norms and the teacher's weights as with one."
-    (tmp_path/'sharded.py').write_text(SHARDED)
+    (tmp_path / 'sharded.py').write_text(SHARDED)
     found = []
     for name, launcher in (('one', [sys.executable]), ('two', TORCHRUN)):
-        done = subprocess.run([*launcher, str(tmp_path/'sharded.py'), str(tmp_path/f'{name}.safetensors')], text=True, capture_output=True, env=ENV, timeout=120)
+        done = subprocess.run(
+            [*launcher, str(tmp_path / 'sharded.py'), str(tmp_path / f'{name}.safetensors')],
+            text=True,
+            capture_output=True,
+            env=ENV,
+            timeout=120,
+        )
         assert done.returncode == 0, done.stderr[-3000:]
-        found.append([float(v) for line in done.stdout.splitlines() if line.startswith('ROW') for v in line.split()[1:]])
+        found.append(
+            [
+                float(v)
+                for line in done.stdout.splitlines()
+                if line.startswith('ROW')
+                for v in line.split()[1:]
+            ]
+        )
     assert len(found[0]) == 12 and found[1] == pytest.approx(found[0], rel=1e-4)
-    one, two = (load_file(tmp_path/f'{name}.safetensors') for name in ('one', 'two'))
+    one, two = (load_file(tmp_path / f'{name}.safetensors') for name in ('one', 'two'))
     assert one.keys() == two.keys() and all(torch.allclose(one[k], two[k], atol=1e-4) for k in one)
