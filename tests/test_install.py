@@ -111,7 +111,7 @@ def test_wheel_holds_the_package_and_asks_for_no_developer_tools(repo, tmp_path)
         names = z.namelist()
         metadata = z.read(next(n for n in names if n.endswith('METADATA'))).decode()
     modules = {n for n in names if n.startswith('satdino_nb/')}
-    assert modules == {f'satdino_nb/{p.name}' for p in (repo / 'satdino_nb').glob('*.py')}
+    assert modules == {str(p.relative_to(repo)) for p in (repo / 'satdino_nb').rglob('*.py')}
     required = [
         line
         for line in metadata.splitlines()
@@ -191,7 +191,7 @@ def test_what_the_package_imports_is_declared(repo):
     plain, extras = declared(project['dependencies']), project['optional-dependencies']
     found = {
         (name, on_load)
-        for path in (repo / 'satdino_nb').glob('*.py')
+        for path in (repo / 'satdino_nb').rglob('*.py')
         for name, on_load in imports(path)
     }
     modules = {name for name, _ in found}

@@ -22,6 +22,12 @@ def run(*command, cwd):
     return done.stdout
 
 
+def package_files(root):
+    "Path in the package: the text of the file."
+    files = (root / 'satdino_nb').rglob('*.py')
+    return {str(p.relative_to(root)): p.read_text() for p in files}
+
+
 @pytest.fixture
 def copy(repo, tmp_path):
     "The notebooks and their settings, without the package."
@@ -33,8 +39,7 @@ def copy(repo, tmp_path):
 
 def test_an_export_into_an_empty_package_equals_the_package(repo, copy):
     run('nbdev_export', cwd=copy)
-    kept = {p.name: p.read_text() for p in (repo / 'satdino_nb').glob('*') if p.is_file()}
-    made = {p.name: p.read_text() for p in (copy / 'satdino_nb').glob('*') if p.is_file()}
+    kept, made = package_files(repo), package_files(copy)
     assert kept.keys() == made.keys(), (
         'a module without a notebook, or a notebook that was not exported'
     )
