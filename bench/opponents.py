@@ -1,6 +1,6 @@
 """The opponents that need no network, by neighbours, at four scales and by logistic regression.
 
-    python bench/eurosat.py path/to/EuroSAT --out split
+    python bench/given_split.py path/to/EuroSAT --gsd 10 --out split
     python bench/opponents.py --train split/train.csv --test split/test.csv --out FILE
 
 asks pixels, colour histogram and hand-made features on these tiles (`--name`), and on the test

@@ -107,7 +107,11 @@ VARIANTS = {
 
 def measure(model, train, held) -> dict:
     "What the frozen backbone is worth on held-out tiles of the training list."
-    gallery, queries = (extract_features(model, t, precision='fp32') for t in (train, held))
+    return judge(*(extract_features(model, t, precision='fp32') for t in (train, held)))
+
+
+def judge(gallery, queries) -> dict:
+    "Weighted kNN (20 neighbours), logistic regression and the effective rank of features."
     scores = knn_predict(gallery.cls, gallery.labels, queries.cls, k=20)
     scale = StandardScaler().fit(gallery.cls)
     probe = LogisticRegression(max_iter=300).fit(scale.transform(gallery.cls), gallery.labels)

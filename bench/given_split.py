@@ -1,9 +1,11 @@
-"""EuroSAT by the split of the released SatDINO code, as two tables that the commands of this library read.
+"""A data set by the lists of the released SatDINO code, as two tables that the commands of this library read.
 
-    python bench/eurosat.py path/to/EuroSAT --out eurosat_split
+    python bench/given_split.py path/to/EuroSAT --gsd 10 --out split
+    python bench/given_split.py path/to/UCMerced --gsd 0.3048 --out split_ucm
 
-writes train.csv (21,600 rows) and test.csv (5,400). The folder holds 2750/<class>/*.jpg and the lists train.txt and val.txt
-(one `2750/<class>/<name>.jpg` a line; they are in the released code, strakaj/SatDINO).
+writes train.csv (EuroSAT: 21,600 rows) and test.csv (5,400). The folder holds the lists train.txt
+and val.txt (in the released code, strakaj/SatDINO) and the files that they name, one
+`.../<class>/<name>` a line.
 """
 
 import argparse
@@ -14,6 +16,7 @@ parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 )
 parser.add_argument('folder', type=Path)
+parser.add_argument('--gsd', type=float, required=True, help='metres per pixel of every tile')
 parser.add_argument('--out', type=Path, required=True)
 args = parser.parse_args()
 args.out.mkdir(parents=True, exist_ok=True)
@@ -30,5 +33,5 @@ for listed, split in (('train', 'train'), ('val', 'test')):
     with (args.out / f'{split}.csv').open('w', newline='') as out:
         rows = csv.writer(out, lineterminator='\n')
         rows.writerow(('file', 'class', 'gsd'))
-        rows.writerows((f, f.parent.name, 10) for f in files)
+        rows.writerows((f, f.parent.name, args.gsd) for f in files)
     print(f'{args.out / f"{split}.csv"}: {len(files)} tiles')
