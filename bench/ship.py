@@ -1,4 +1,4 @@
-"""From a finished run to the model that ships: weights in 16 bits, its settings, its curves and its card.
+"""From a finished run to the model that ships: weights in 16 bits, settings, curves and card.
 
     python bench/ship.py runs/nano --name satdino-nano --results bench/results/satdino-nano
 
@@ -40,7 +40,7 @@ def shipped_config(run: Path) -> dict:
 
 def thinned(run: Path, out: Path, every: int = 10) -> None:
     "Every `every`-th row of the run's log as a table, numbers of five digits."
-    rows = read_rows(run)
+    rows = read_rows(run / 'metrics.jsonl')
     names = list(dict.fromkeys(k for row in rows for k in row))
     short = lambda v: f'{v:.5g}' if isinstance(v, float) else v
     with out.open('w', newline='') as f:
@@ -60,7 +60,7 @@ def accuracy_table(rows: list[dict], name: str) -> str:
     "Protocols by models: accuracies, then the differences to `name` on the same images."
     models = list(dict.fromkeys(r['model'] for r in rows))
     lines = ['| | ' + ' | '.join(models) + ' |', '|---' * (len(models) + 1) + '|']
-    for kind, what in (('value', ''), (f'less {name}', ', difference')):
+    for kind, what in (('value', ''), (f'less {name}', f', difference to {name}')):
         for *key, text in ROWS:
             found = {
                 r['model']: percent(r)
@@ -101,7 +101,10 @@ def curve_table(path: Path, every: int = 4) -> str:
 
 def results_text(folder: Path, name: str) -> str:
     "The card's section of results."
-    parts = []
+    parts = [
+        'Shares in percent with 95 % intervals over test tiles (ranges over seeds where untrained).',
+        '',
+    ]
     for key, title in SETS.items():
         with (folder / key / 'results.csv').open() as f:
             rows = list(csv.DictReader(f))
@@ -114,13 +117,14 @@ def results_text(folder: Path, name: str) -> str:
     return '\n'.join(parts)
 
 
-def card(run: Path, name: str, folder: Path, weights: Path, machine: str, command: str) -> str:
+def card(run: Path, name: str, folder: Path, weights: Path, **said) -> str:
     "The model card of a finished run."
-    config, last = shipped_config(run), read_rows(run)[-1]
+    config, last = shipped_config(run), read_rows(run / 'metrics.jsonl')[-1]
     steps, views = last['step'] + 1, config['views']
     share = lambda pair: f'{100 * pair[0]:.0f} to {100 * pair[1]:.0f} %'
     return (
-        (Path(__file__).with_suffix('').parent / 'model_card.md')
+        Path(__file__)
+        .with_name('model_card.md')
         .read_text()
         .format(
             name=name,
@@ -129,14 +133,12 @@ def card(run: Path, name: str, folder: Path, weights: Path, machine: str, comman
             config=config,
             cost=json.loads((folder / 'cost.json').read_text()),
             megabytes=weights.stat().st_size / 1e6,
-            tiles='44,923',
             samples=steps * config['batch_size'],
             steps=steps,
             coarse=100 * config['coarse'],
             local=share(views['local_scale']),
             global_=share(views['global_scale']),
-            machine=machine,
-            command=command,
+            **said,
             results=results_text(folder, name),
         )
     )
@@ -148,6 +150,7 @@ def main() -> None:
     parser.add_argument('--name', default='satdino-nano')
     parser.add_argument('--results', type=Path, required=True)
     parser.add_argument('--machine', default='Two CPU cores', help='what it was trained on')
+    parser.add_argument('--tiles', default='44,923', help='training tiles, as the run logged them')
     parser.add_argument('--command', type=Path, help='file with the command line that trains it')
     parser.add_argument('--weights-only', action='store_true')
     parser.add_argument('--out', type=Path, default=REPO / 'data_samples/models')
@@ -163,8 +166,12 @@ def main() -> None:
     with safe_open(weights, 'pt') as f:
         print(f'{weights}: {len(f.keys())} tensors, {weights.stat().st_size / 1e6:.2f} MB')
     if not args.weights_only:
-        command = args.command.read_text().strip()
-        made = card(args.run, args.name, args.results, weights, args.machine, command)
+        said = dict(
+            machine=args.machine,
+            tiles=args.tiles,
+            command=args.command.read_text().strip(),
+        )
+        made = card(args.run, args.name, args.results, weights, **said)
         (args.out / 'README.md').write_text(made)
 
 
