@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from satdino_nb.pretrain import knn_predict, knn_vote, nearest
+from satdino_nb.pretrain import knn_predict, knn_vote, nearest, settle_search
 
 K, TEMPERATURE, CLASSES = 20, 0.07, 10
 
@@ -188,6 +188,7 @@ class Memory:
 def large(a):
     "A gallery that lies in a file: seconds, memory, and whether the neighbours are the right ones for a few queries."
     size, queries, dims, draw = a.gallery or 1_000_000, a.queries or 100_000, 384, Clusters(384)
+    a.search = settle_search(a.search, 'cpu', min(65_536, size), K)
     with tempfile.TemporaryDirectory(dir=a.folder) as folder:
         path, labels = Path(folder) / 'gallery.f32', []
         with path.open('wb') as f:
@@ -240,7 +241,9 @@ def main():
     parser.add_argument('--small', action='store_true')
     parser.add_argument('--large', action='store_true')
     parser.add_argument('--gallery', type=int), parser.add_argument('--queries', type=int)
-    parser.add_argument('--search', choices=('fp32', 'bf16'), default='fp32', help='for --large')
+    parser.add_argument(
+        '--search', choices=('auto', 'fp32', 'bf16'), default='fp32', help='for --large'
+    )
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--threads', type=int, default=os.cpu_count())
     parser.add_argument(

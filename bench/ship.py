@@ -102,7 +102,7 @@ def curve_table(path: Path, every: int = 4) -> str:
 def results_text(folder: Path, name: str) -> str:
     "The card's section of results."
     parts = [
-        'Shares in percent with 95 % intervals over test tiles (ranges over seeds where untrained).',
+        'Percent, with 95 % intervals over test tiles (untrained: range over seeds).',
         '',
     ]
     for key, title in SETS.items():
