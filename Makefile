@@ -1,5 +1,6 @@
 # make lab    JupyterLab at the course's index (ARGS="--no-browser --port 9999" is passed on)
 # make test   package in sync with the notebooks, notebooks clean, notebooks run, pytest
+# make lint   form and lint of notebooks, tests and benches
 # make quick  pytest without its slow tests: a couple of minutes
 # make venv   the environment alone, by uv where it is installed, else by pip (INSTALLER=pip or INSTALLER=uv decides);
 #             an environment that is there already is kept, with what it holds
@@ -16,7 +17,7 @@ create-pip = $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv
 create-uv = test -x $(BIN)/python || uv venv --quiet --seed --allow-existing --python $(PYTHON) $(VENV)
 NOTEBOOKS := $(wildcard nbs/*.ipynb nbs/*/*.ipynb)
 
-.PHONY: venv lab test quick notebooks readme
+.PHONY: venv lab test lint quick notebooks readme
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -37,7 +38,10 @@ notebooks: venv
 	    xargs -P 2 -I{} sh -c 'timeout 600 nbdev_test --path {} --n_workers 0 && echo "passed {}" || { echo "FAILED {}"; exit 1; }'
 
 test: venv
-	status=0; $(MAKE) notebooks || status=1; $(BIN)/python -m pytest || status=1; exit $$status
+	status=0; $(MAKE) lint || status=1; $(MAKE) notebooks || status=1; $(BIN)/python -m pytest || status=1; exit $$status
+
+lint: venv
+	$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
 
 quick: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
