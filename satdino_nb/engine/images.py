@@ -81,7 +81,7 @@ def reduction(hw: tuple, views: dict, ratio: float = 3 / 4) -> int:
 
 # %% ../../nbs/engine/02_images.ipynb #picture-hw
 def picture_hw(path) -> tuple:
-    "`(height, width)` of a picture file in pixels, from its header; `ImageReadError` names the file."
+    "`(height, width)` of a picture in pixels, from its header; `ImageReadError` names the file."
     try:
         with Image.open(path) as image:
             return image.height, image.width
