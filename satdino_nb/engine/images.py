@@ -115,6 +115,9 @@ def as_uint8(image, channels: tuple | None = None, limits: tuple | None = None) 
     channels: the three to show as red, green and blue, counted from 0; None: there are 1 or 3.
     limits: `(low, high)` that become 0 and 255, or such a pair for each channel; None: 8-bit.
     `ValueError` says which of the two is missing.
+
+    >>> as_uint8(torch.rand(13, 64, 64), channels=(3, 2, 1), limits=(0, 1)).shape
+    torch.Size([3, 64, 64])
     """
     if isinstance(image, Image.Image):
         image = np.array(image if image.mode.startswith(('I', 'F')) else image.convert('RGB'))
