@@ -1,4 +1,4 @@
-"""Readers of other people's formats: fMoW in both its forms, and torch data sets in worker processes."""
+"""Other people's formats: fMoW in both its forms, torch data sets, `open_tiles` over all."""
 
 import json
 
@@ -12,10 +12,14 @@ from satdino_nb.data import (
     FMOW_CLASSES,
     DatasetTiles,
     ImageReadError,
+    Tiles,
+    Windows,
+    cache_tiles,
     check_images,
     collate,
     fmow_box,
     fmow_tiles,
+    open_tiles,
     same_place,
 )
 from satdino_nb.gsd import crop_gsd
@@ -31,7 +35,7 @@ TIMES = ['2014-05-12T10:00:00Z', '2016-12-30T09:30:00Z']
 
 @pytest.fixture
 def fmow(tmp_path):
-    "Two dates of one place in fMoW's original layout, and what its usual preprocessing makes of them."
+    "Two dates of one place in fMoW's original layout, and what usual preprocessing makes of them."
     original, squeezed = (
         tmp_path / 'original' / 'train' / 'zoo' / 'zoo_3',
         tmp_path / 'squeezed' / 'train' / 'zoo' / 'zoo_3',
@@ -206,3 +210,55 @@ def test_adapted_data_sets_cross_to_workers():
         tiles, batch_size=3, num_workers=1, collate_fn=collate, multiprocessing_context='spawn'
     )
     assert batch.images[:, 0, 0, 0].tolist() == [5, 1, 3] and batch.gsd.tolist() == [6, 2, 4]
+
+
+@pytest.fixture
+def survey(tmp_path):
+    "A folder with a GeoTIFF of 80 by 80 pixels at 0.6 m in it."
+    rasterio = pytest.importorskip('rasterio')
+    place = rasterio.transform.from_origin(5e5, 5.5e6, 0.6, 0.6)
+    form = dict(driver='GTiff', height=80, width=80, count=3, dtype='uint8')
+    (tmp_path / 'rasters').mkdir()
+    path = tmp_path / 'rasters' / 'survey.tif'
+    with rasterio.open(path, 'w', crs='EPSG:32633', transform=place, **form) as file:
+        file.write(np.random.default_rng(0).integers(1, 255, (3, 80, 80)).astype('uint8'))
+    return path
+
+
+def test_open_tiles_picks_the_reader_of_a_georeferenced_file(survey):
+    for source in (survey, survey.parent):
+        (tile,) = open_tiles(source)
+        assert abs(tile.gsd - 0.6) < 1e-9 and tile.box == (0, 0, 80, 80)
+    assert len(open_tiles(survey, how=Windows(size=40))) == 4
+    assert open_tiles(survey, 2.0, how=Windows(size=80))[0].gsd == 2
+    assert (
+        open_tiles(survey.parent, 2.0)[0].gsd == 2 and open_tiles(survey.parent, 2.0)[0].box is None
+    )
+
+
+def test_open_tiles_takes_a_torch_data_set(tmp_path):
+    tiles = open_tiles(Samples((RGB, 1), (RGB, 0)), gsd=10)
+    assert type(tiles) is DatasetTiles and tiles[1].gsd == 10 and tiles[0].label == 1
+    with pytest.raises(ValueError, match='only tiles from files'):
+        cache_tiles(tiles, tmp_path)
+
+
+def test_windows_of_a_mixture_are_settings_of_windows(survey):
+    mixture = survey.parents[1] / 'mixture.json'
+    part = dict(data='rasters', windows=dict(size=40))
+    mixture.write_text(json.dumps([part, dict(data='rasters', gsd=3)]))
+    tiles = open_tiles(mixture)
+    assert len(tiles) == 5 and [round(g, 6) for g in tiles.gsds] == [0.6] * 4 + [3]
+    assert tiles[1].box == (0, 40, 40, 40) and tiles[4].image.shape == (3, 80, 80)
+    mixture.write_text(json.dumps([dict(data='rasters', windows=dict(sise=40))]))
+    with pytest.raises(ValueError, match=r"part 1 \(rasters\): .*'sise'"):
+        open_tiles(mixture)
+    with pytest.raises(ValueError, match='a mixture gives each part its own gsd'):
+        open_tiles(mixture, gsd=1)
+
+
+def test_a_column_that_does_not_exist_is_refused():
+    with pytest.raises(TypeError, match="no column 'place'; there are paths, gsds"):
+        Tiles(['a.png'], [1], place=['here'])
+    assert all(f'    {name}: ' in Tiles.__doc__ for name in Tiles.columns)
+    assert all(name in Tiles.__annotations__ for name in Tiles.columns)
