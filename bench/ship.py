@@ -1,10 +1,12 @@
-"""From a finished run to the model that ships: weights in 16 bits, its settings, its curves and its card.
+"""From a finished run to the model that ships.
+
+Weights in 16 bits, its settings, its curves and its card.
 
     python bench/ship.py runs/nano --name satdino-nano --results bench/results/satdino-nano
 
-writes NAME.safetensors, NAME.json and README.md (a model card) into `data_samples/models`, and the
-run's log, every tenth row of it, as metrics.csv beside the results. The card's numbers are those
-of `reach.py`, `gsd_scenes.py` (gsd_scenes.json) and `learning_curve.py` (curve.jsonl) in
+writes NAME.safetensors, NAME.json and README.md (a model card) into `data_samples/models`, and
+the run's log, every tenth row of it, as metrics.csv beside the results. The card's numbers are
+those of `reach.py`, `gsd_scenes.py` (gsd_scenes.json) and `learning_curve.py` (curve.jsonl) in
 `--results`; `--weights-only` leaves the card for later, since those need the weights.
 """
 

@@ -1,4 +1,7 @@
-"""Readers of other people's formats: fMoW in both its forms, and torch data sets in worker processes."""
+"""Readers of other people's formats.
+
+fMoW in both its forms, and torch data sets in worker processes.
+"""
 
 import json
 
@@ -31,7 +34,7 @@ TIMES = ['2014-05-12T10:00:00Z', '2016-12-30T09:30:00Z']
 
 @pytest.fixture
 def fmow(tmp_path):
-    "Two dates of one place in fMoW's original layout, and what its usual preprocessing makes of them."
+    "Two dates of one place in fMoW's original layout, and as usually preprocessed."
     original, squeezed = (
         tmp_path / 'original' / 'train' / 'zoo' / 'zoo_3',
         tmp_path / 'squeezed' / 'train' / 'zoo' / 'zoo_3',
