@@ -12,8 +12,8 @@ to the first failure, the tests of that notebook and the quick pytest files that
 (or a lesson of the same number that passes its names on). A mutant that no test fails for has
 survived: either a test is missing or the mutant means the same as the original.
 
-The tests are first run on the copy without a mutant; a module whose tests fail there is left out
-and named. Texts, annotations, arguments of `raise` and f-strings are left alone, as they are words
+Each test is first run on the copy without a mutant; one that fails there is not asked, and a mutant
+that no other test kills is undecided. Texts, annotations, arguments of `raise` and f-strings are left alone, as they are words
 for people. Libraries for mutants know modules and pytest but not notebooks, so this is a script.
 """
 
@@ -237,30 +237,38 @@ def test_files(m: Mutant, repo: Path) -> list[str]:
     return [f'tests/{p.name}' for p in tests if wanted.search(p.read_text(encoding='utf-8'))]
 
 
-def commands(m: Mutant, copy: Path) -> list[list[str]]:
+def commands(m: Mutant, copy: Path) -> dict[str, list[str]]:
     "The command lines that test a mutant's module, the notebook's first."
     code = 'from nbdev.test import nbdev_test; nbdev_test()'
-    found = [['-c', code, '--path', m.notebook, '--n_workers', '0']]
+    found = dict(notebook=['-c', code, '--path', m.notebook, '--n_workers', '0'])
     if files := test_files(m, copy):
         options = ['-x', '-q', '-m', 'not slow', '-p', 'no:cacheprovider']
-        found.append(['-m', 'pytest', *options, *files])
-    return [[sys.executable, *c] for c in found]
+        found['pytest'] = ['-m', 'pytest', *options, *files]
+    return {name: [sys.executable, *c] for name, c in found.items()}
 
 
-def failure(m: Mutant, copy: Path, timeout: float) -> str | None:
-    "Which test of a mutant's module fails in `copy` ('notebook', 'pytest', 'time'), or None."
+def failure(command: list[str], copy: Path, timeout: float) -> str | None:
+    "How a command fails in `copy` ('fails', 'takes too long'), or None."
     shared = os.environ.get('SATDINO_SHARED', str(REPO.parent / 'shared'))
     env = os.environ | dict(PYTHONPATH=str(copy), SATDINO_SHARED=shared, TQDM_DISABLE='1')
     env |= dict(OMP_NUM_THREADS='1', PYTHONDONTWRITEBYTECODE='1')
-    for name, command in zip(('notebook', 'pytest'), commands(m, copy)):
-        try:
-            quiet = dict(capture_output=True, timeout=timeout)
-            code = subprocess.run(command, cwd=copy, env=env, **quiet).returncode
-        except subprocess.TimeoutExpired:
-            return 'time'
-        if code and not (name == 'pytest' and code == 5):  # 5: no test was chosen
-            return name
-    return None
+    try:
+        quiet = dict(capture_output=True, timeout=timeout)
+        code = subprocess.run(command, cwd=copy, env=env, **quiet).returncode
+    except subprocess.TimeoutExpired:
+        return 'takes too long'
+    nothing = 'pytest' in command and code == 5  # no test was chosen
+    return 'fails' if code and not nothing else None
+
+
+def mutated(m: Mutant, command: list[str], copy: Path, timeout: float) -> str | None:
+    "`failure` with the mutant in place."
+    kept = put(m, copy)
+    try:
+        return failure(command, copy, timeout)
+    finally:
+        for path, text in kept.items():
+            path.write_text(text, encoding='utf-8')
 
 
 def line(m: Mutant) -> str:
@@ -270,24 +278,38 @@ def line(m: Mutant) -> str:
 
 
 def judge(drawn: list[Mutant], timeout: float) -> list[dict]:
-    "What became of each mutant: its facts, `killed_by` (None: it survived), `seconds`."
-    rows, sound = [], {}
+    """What became of each mutant, a row of its facts.
+
+    `killed_by` is the test that fails for it, None where it survived; `unsound` are tests that were
+    not asked since they fail without a mutant too.
+    """
+    rows, plain = [], {}
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_of(REPO, Path(folder))
         for m in drawn:
-            if m.module not in sound:
-                sound[m.module] = failure(m, copy, timeout)
-            if sound[m.module]:
-                print(f'left out   {line(m)}: without it, {sound[m.module]} fails', flush=True)
-                rows.append(asdict(m) | dict(left_out=sound[m.module]))
-                continue
-            start, kept = time.perf_counter(), put(m, copy)
-            by = failure(m, copy, timeout)
-            for path, text in kept.items():
-                path.write_text(text, encoding='utf-8')
-            print(f'{f"by {by}" if by else "SURVIVED":12}{line(m)}', flush=True)
-            rows.append(asdict(m) | dict(killed_by=by, seconds=time.perf_counter() - start))
+            start, killed_by, unsound = time.perf_counter(), None, []
+            for name, command in commands(m, copy).items():
+                if (m.module, name) not in plain:
+                    plain[m.module, name] = failure(command, copy, timeout)
+                if how := plain[m.module, name]:
+                    unsound.append(f'{name} {how}')
+                elif how := mutated(m, command, copy, timeout):
+                    killed_by = f'{name} {how}'
+                    break
+            seconds = round(time.perf_counter() - start, 1)
+            row = dict(killed_by=killed_by, unsound=unsound, seconds=seconds)
+            rows.append(asdict(m) | row)
+            print(f'{verdict(row)}: {line(m)}', flush=True)
     return rows
+
+
+def verdict(row: dict) -> str:
+    "'killed', 'survived', or 'undecided' where tests could not be asked, with the reason."
+    if row['killed_by']:
+        return f'killed ({row["killed_by"]})'
+    if row['unsound']:
+        return f'undecided (without it, {", ".join(row["unsound"])})'
+    return 'survived'
 
 
 def main() -> None:
@@ -308,15 +330,15 @@ def main() -> None:
         print('\n'.join(map(line, drawn)))
         return
     rows = judge(drawn, args.timeout)
-    tried = [r for r in rows if 'killed_by' in r]
-    survivors = [line(m) for m, r in zip(drawn, rows) if r.get('killed_by', '') is None]
-    killed = len(tried) - len(survivors)
-    print(f'{killed} of {len(tried)} mutants killed')
+    said = [verdict(r).split()[0] for r in rows]
+    killed, tried = said.count('killed'), len(said) - said.count('undecided')
+    print(f'{killed} of {tried} mutants killed, {len(said) - tried} undecided')
     if args.out:
         settings = dict(functions=args.functions, seed=args.seed, module=args.module)
-        share = killed / len(tried) if tried else None
-        report = dict(settings=settings, tried=len(tried), killed=killed, share=share)
-        report |= dict(survivors=survivors, mutants=rows)
+        report = dict(settings=settings, tried=tried, killed=killed)
+        report['share'] = killed / tried if tried else None
+        report['survivors'] = [line(m) for m, word in zip(drawn, said) if word == 'survived']
+        report['mutants'] = rows
         args.out.write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
 
 
