@@ -13,8 +13,9 @@ to the first failure, the tests of that notebook and the quick pytest files that
 survived: either a test is missing or the mutant means the same as the original.
 
 Each test is first run on the copy without a mutant; one that fails there is not asked, and a mutant
-that no other test kills is undecided. Texts, annotations, arguments of `raise` and f-strings are left alone, as they are words
-for people. Libraries for mutants know modules and pytest but not notebooks, so this is a script.
+that no other test kills is undecided. Texts, annotations, arguments of `raise` and f-strings are
+left alone, as they are words for people. Libraries for mutants know modules and pytest but not
+notebooks, so this is a script.
 """
 
 import argparse
@@ -30,6 +31,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from house import REPO, imports_of, sources
@@ -119,14 +121,13 @@ def empty(value: ast.expr | None) -> bool:
 
 def offsets(text: str) -> list[int]:
     "Where each line of `text` begins, in bytes, as `ast` counts columns."
-    lengths = [len(line) for line in text.encode().split(b'\n')]
-    return [sum(lengths[:n]) + n for n in range(len(lengths))]
+    return [0, *accumulate(len(line) + 1 for line in text.encode().split(b'\n'))]
 
 
 def mutants_of(module: str, text: str) -> dict[str, list[Mutant]]:
     "All mutants of the functions of a module, by the function's name (with that of its class)."
     begins, raw, found = offsets(text), text.encode(), {}
-    cells = [(m.start(), m[1], m[2]) for m in LOADED.finditer(text)]
+    cells = [(text.count('\n', 0, m.start()) + 1, m[1], m[2]) for m in LOADED.finditer(text)]
     tree = ast.parse(text)
     classes = [n for n in tree.body if isinstance(n, ast.ClassDef)]
     owners = [('', tree), *((f'{c.name}.', c) for c in classes)]
@@ -138,8 +139,7 @@ def mutants_of(module: str, text: str) -> dict[str, list[Mutant]]:
                     continue
                 start = begins[node.lineno - 1] + node.col_offset
                 end = begins[node.end_lineno - 1] + node.end_col_offset
-                at = len(raw[:start].decode())
-                above = [c for c in cells if c[0] < at]
+                above = [c for c in cells if c[0] < node.lineno]
                 if not above:
                     continue
                 _, notebook, cell = above[-1]
