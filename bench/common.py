@@ -1,4 +1,8 @@
-"""What the benchmarks share: their command line, the machine's description, drawn pictures, medians by turns, results as JSON."""
+"""What the benchmarks share.
+
+Their command line, the machine's description, drawn pictures, medians by turns, and results as
+JSON.
+"""
 
 import argparse
 import json
@@ -48,14 +52,21 @@ def processor() -> str:
 
 
 def cpu_info(field: str) -> str | None:
-    "The first `field` of Linux's description of the processors, such as 'model name' or 'flags'; None where there is none."
+    """The first `field` of Linux's description of the processors, or None.
+
+    `field` is a name such as 'model name' or 'flags'; None where there is none.
+    """
     info = Path('/proc/cpuinfo')
     found = re.search(rf'^{field}\s*: (.*)', info.read_text(), re.M) if info.exists() else None
     return found and found[1].strip()
 
 
 def machine_line(threads: str = '', device: str = 'cpu') -> str:
-    "Number and kind of CPUs, `threads` in words, torch's version, and the GPU's name if `device` is 'cuda'."
+    """The machine in words.
+
+    Number and kind of CPUs, `threads` in words, torch's version, and the GPU's name if `device`
+    is 'cuda'.
+    """
     parts = [f'{os.cpu_count()} CPUs {platform.machine()}', threads, f'torch {torch.__version__}']
     if device == 'cuda':
         parts.append(torch.cuda.get_device_name())
@@ -90,7 +101,9 @@ def timed(method: Callable) -> tuple[float, float]:
 def alternate(
     methods: dict[str, Callable], rounds: int, rotate: bool = False
 ) -> dict[str, list[tuple[float, float]]]:
-    """Seconds `(by the clock, of processor time)` of each method in each round, by turns; a round before the first warms up.
+    """Seconds `(by the clock, of processor time)` of each method in each round, by turns.
+
+    A round before the first warms up.
 
     `rotate`: who begins changes from round to round.
     """

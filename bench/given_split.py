@@ -1,4 +1,6 @@
-"""A data set by the lists of the released SatDINO code, as two tables that the commands of this library read.
+"""A data set by the lists of the released SatDINO code.
+
+It is written as two tables that the commands of this library read.
 
     python bench/given_split.py path/to/EuroSAT --gsd 10 --out split
     python bench/given_split.py path/to/UCMerced --gsd 0.3048 --out split_ucm

@@ -1,13 +1,17 @@
-"""Images a second and model FLOPs utilisation of pretraining on one GPU, beside a plain loop of the same recipe. Takes under 8 minutes.
+"""Images a second and model FLOPs utilisation of pretraining on one GPU.
 
-    python bench/gpu_pretrain.py                       # ViT-S/16, then S/8 and B/16 as far as the time goes
+A plain loop of the same recipe stands beside ours. Takes under 8 minutes.
+
+    python bench/gpu_pretrain.py          # ViT-S/16, then S/8 and B/16 as far as the time goes
     python bench/gpu_pretrain.py --models S/16 --profile
     python bench/gpu_pretrain.py --device cpu --tiny   # tries the script itself, anywhere
 
-Utilisation is against the bf16 matrix product that this very card reaches (`peak`), and counts the FLOPs of the method (student forward and
-backward, teacher forward, heads) by torch's own counter on the plain network, so that work saved is not counted as done. Images are JPEG files of
-256 pixels: the plain loop cuts its views in the loading processes, ours decodes there ("files") or reads a decoded cache ("cache") and cuts views on the
-device; "views" repeats one batch of ready views, which is the roof of any data path. `--out FILE` keeps the numbers as JSON.
+Utilisation is against the bf16 matrix product that this very card reaches (`peak`), and counts
+the FLOPs of the method (student forward and backward, teacher forward, heads) by torch's own
+counter on the plain network, so that work saved is not counted as done. Images are JPEG files of
+256 pixels: the plain loop cuts its views in the loading processes, ours decodes there ("files")
+or reads a decoded cache ("cache") and cuts views on the device; "views" repeats one batch of
+ready views, which is the roof of any data path. `--out FILE` keeps the numbers as JSON.
 """
 
 import os
@@ -51,7 +55,10 @@ def matmul_peak(device, n):
 
 
 def flops_of_an_image(c):
-    "FLOPs of the method for one image: student forward and backward on all views, teacher forward on the global ones."
+    """FLOPs of the method for one image.
+
+    Student forward and backward on all views, teacher forward on the global ones.
+    """
     with torch.device('meta'):
         make = lambda: PlainNetwork(
             SatViT(c.vit, FMOW),
@@ -125,7 +132,8 @@ def measure(name, c, a, device, paths, tiles, folder, peak):
         )
         plain = result.get('plain bf16', {}).get('images_per_second', float('nan'))
         print(
-            f'  {arm:28} {rate:9.1f} images/s, {rate / plain:6.2f} x plain, {100 * rate * flops / peak:5.1f} % of peak, {result[arm]["gib"]:.1f} GiB',
+            f'  {arm:28} {rate:9.1f} images/s, {rate / plain:6.2f} x plain, '
+            f'{100 * rate * flops / peak:5.1f} % of peak, {result[arm]["gib"]:.1f} GiB',
             flush=True,
         )
         del loop
@@ -172,7 +180,8 @@ def main():
         hardware=hardware, torch=torch.__version__, cores=os.cpu_count(), peak_tflops=peak / 1e12
     )
     print(
-        f'{hardware}, torch {torch.__version__}, {os.cpu_count()} cores: bf16 matrix product {peak / 1e12:.1f} TFLOP/s'
+        f'{hardware}, torch {torch.__version__}, {os.cpu_count()} cores: '
+        f'bf16 matrix product {peak / 1e12:.1f} TFLOP/s'
     )
     with tempfile.TemporaryDirectory() as folder:
         paths = write_scenes(folder, 4 if a.tiny else 16)

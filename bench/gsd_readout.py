@@ -1,9 +1,13 @@
-"""GSD read-outs on a pyramid of map tiles, whose GSD is exact: a folder with z19/images, z20/images, ... of web-mercator tiles NAME-x-y-z.png.
+"""GSD read-outs on a pyramid of map tiles, whose GSD is exact.
+
+The pyramid is a folder with z19/images, z20/images, ... of web-mercator tiles NAME-x-y-z.png.
 
     python bench/gsd_readout.py --pyramid path/to/pyramid --out bench/results/gsd_readout.json
 
-Every picture is read at the same number of pixels (--size), and none is ever enlarged, so that neither the number of pixels nor interpolation tells the
-scale. A place is a tile of the coarsest zoom with all that lies in it at finer ones; each place in turn is answered by read-outs fitted on the others.
+Every picture is read at the same number of pixels (--size), and none is ever enlarged, so that
+neither the number of pixels nor interpolation tells the scale. A place is a tile of the coarsest
+zoom with all that lies in it at finer ones; each place in turn is answered by read-outs fitted on
+the others.
 """
 
 import re
@@ -35,7 +39,10 @@ GEOMETRIC = 'always the mean (geometric)'
 
 
 def pyramid_tiles(folder: Path, coarsest: int) -> Tiles:
-    "All tiles below `folder`, with exact GSDs, and the tile of zoom `coarsest` that each lies in as its place."
+    """All tiles below `folder`, with exact GSDs.
+
+    Each tile's place is the tile of zoom `coarsest` that it lies in.
+    """
     rows = []
     for path in sorted(folder.glob('z*/images/*.png')):
         found = re.search(r'(\d+)-(\d+)-(\d+)\.png$', path.name)
@@ -50,7 +57,10 @@ def pyramid_tiles(folder: Path, coarsest: int) -> Tiles:
 
 
 def crops(tiles: Tiles, least: int, most: int, seed: int = 0) -> Tiles:
-    "Square crops with sides log-uniform from `least` to `most` px: one of each finest tile, four times as many of a tile a zoom coarser, so that zooms are even."
+    """Square crops with sides log-uniform from `least` to `most` px.
+
+    One of each finest tile, four times as many of a tile a zoom coarser, so that zooms are even.
+    """
     rng, finest, rows = np.random.default_rng(seed), max(tiles.labels), []
     for i, zoom in enumerate(tiles.labels):
         for _ in range(4 ** (finest - zoom)):
@@ -133,7 +143,8 @@ def report(what: str, results: dict, main: str) -> tuple[str, dict]:
         bias_table({n: single[n] for n in (GEOMETRIC, 'image statistics', f'{main}: GSD token')}),
         'Abstention (mean error less area under risk over coverage, octaves):',
         '\n'.join(
-            f'- {n}: area {c.area.value:.3g}, best {c.best.mean():.3g}, random {c.risk[-1]:.3g}; gain {c.gain}'
+            f'- {n}: area {c.area.value:.3g}, best {c.best.mean():.3g}, '
+            f'random {c.risk[-1]:.3g}; gain {c.gain}'
             for n, c in curves.items()
         ),
     ]
@@ -201,7 +212,8 @@ def main():
             places=len(set(tiles.places)),
             folds='each place in turn',
         )
-        command = f'python bench/gsd_readout.py --pyramid PATH{" --model " + " ".join(args.model) if args.model else ""} --out FILE'
+        models = ' --model ' + ' '.join(args.model) if args.model else ''
+        command = f'python bench/gsd_readout.py --pyramid PATH{models} --out FILE'
         common.write_json(
             args.out,
             dict(machine=machine, command=command, settings=settings, seconds=seconds, sets=kept),

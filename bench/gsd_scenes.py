@@ -1,10 +1,13 @@
-"""How well a network reads the GSD of drawn scenes that it has not seen: land uses it was trained on, and others.
+"""How well a network reads the GSD of drawn scenes that it has not seen.
+
+Scenes are of land uses that it was trained on, and of others.
 
     python bench/gsd_scenes.py --model runs/nano --out bench/results/gsd_scenes.json
 
-Scenes of 64 pixels from 0.1 to 30 m per pixel, read at their own size. Beside the model's own head stand read-outs fitted
-on other scenes of the first kind: of its tokens, of image statistics (slope and level of the spectrum, contrast) and of the
-whole spectrum. Differences are paired, on the same images.
+Scenes of 64 pixels from 0.1 to 30 m per pixel, read at their own size. Beside the model's own
+head stand read-outs fitted on other scenes of the first kind: of its tokens, of image statistics
+(slope and level of the spectrum, contrast) and of the whole spectrum. Differences are paired, on
+the same images.
 """
 
 import argparse

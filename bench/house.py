@@ -1,10 +1,13 @@
-"""The house in numbers: how wide, how long and how well described the package and its notebooks are, and who imports whom.
+"""The house in numbers.
+
+How wide, how long and how well described the package and its notebooks are, and who imports whom.
 
     python bench/house.py                 # this repository
     python bench/house.py --graph         # modules by floor, and what each imports
     python bench/house.py --package PATH  # any other package's *.py, for comparison
 
-No threshold is set here; the numbers are for comparing before with after, and with other libraries.
+No threshold is set here; the numbers are for comparing before with after, and with other
+libraries.
 """
 
 import argparse
@@ -73,7 +76,9 @@ def package_numbers(folder: Path) -> dict[str, str]:
         'lines over 120 characters': percent(sum(len(line) > 120 for line in lines), len(lines)),
         'one-line compounds per 1,000 lines': f'{per * sum(map(one_line, nodes)):.0f}',
         'tuple assignments per 1,000 lines': f'{per * len(tuples):.1f}',
-        'lines of a function, median / longest': f'{statistics.median(lengths):.0f} / {max(lengths)}',
+        'lines of a function, median / longest': (
+            f'{statistics.median(lengths):.0f} / {max(lengths)}'
+        ),
         'parameters with a type': percent(
             sum(a.annotation is not None for a in arguments), len(arguments)
         ),
@@ -100,7 +105,9 @@ def notebook_numbers(paths: list[Path]) -> dict[str, str]:
         'notebooks': str(len(paths)),
         'code cells': str(len(code)),
         'exported cells': str(len(exported)),
-        'lines of a code cell, median': f'{statistics.median(len(s.splitlines()) for s in code):.0f}',
+        'lines of a code cell, median': (
+            f'{statistics.median(len(s.splitlines()) for s in code):.0f}'
+        ),
         'characters of a code cell, median': f'{statistics.median(map(len, code)):.0f}',
         'prose cells per code cell': f'{len(prose) / len(code):.2f}',
         'lines over 100 characters': percent(sum(len(line) > 100 for line in lines), len(lines)),
@@ -127,7 +134,10 @@ def imports_of(folder: Path) -> dict[str, set[str]]:
 
 
 def floors(imports: dict[str, set[str]]) -> dict[str, int]:
-    "Floor of each module: 0 for one that imports no other, else one above the highest it imports; `ValueError` for a circle."
+    """Floor of each module: 0 for one that imports no other.
+
+    Else one above the highest that it imports; `ValueError` for a circle.
+    """
     level, left = {}, dict(imports)
     while left:
         ready = [m for m, below in left.items() if all(b in level for b in below)]

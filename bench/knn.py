@@ -1,14 +1,20 @@
-"""Weighted nearest neighbours: seconds of ours, of the released loop, and of scikit-learn; and a search too large for memory.
+"""Weighted nearest neighbours: seconds of ours, of the released loop, and of scikit-learn.
 
-    python bench/knn.py                                # 21,600 training features x 5,400 queries x 384, k 20
-    python bench/knn.py --features FILE.npz            # real ones: train_x, train_y, test_x, test_y
-    python bench/knn.py --small                        # 1,000 x 1,000 x 192, as a run looks at itself, against the plain product in one piece
-    python bench/knn.py --large                        # 1,000,000 in a file x 100,000 queries; `--queries 10000` for a tenth of it, `--search bf16`
+Also a search in a gallery too large for memory.
 
-The methods take turns within one run; reported are the median seconds and the median of the rounds' ratios to the first, by the clock and by
-processor time, which other work on the machine disturbs less (with `--threads 1`; threads that wait for each other count too). The features are
-drawn: ten near clusters and a strong common component, so that cosines are about 0.68 and some 85 % of the classes are found. `--out FILE` keeps
-the table as JSON.
+    python bench/knn.py                       # 21,600 training features x 5,400 queries x 384, k 20
+    python bench/knn.py --features FILE.npz   # real ones: train_x, train_y, test_x, test_y
+    python bench/knn.py --small               # 1,000 x 1,000 x 192, as a run looks at itself
+    python bench/knn.py --large               # 1,000,000 in a file x 100,000 queries
+    python bench/knn.py --large --queries 10000 --search bf16     # a tenth of it
+
+`--small` is against the plain product in one piece.
+
+The methods take turns within one run; reported are the median seconds and the median of the
+rounds' ratios to the first, by the clock and by processor time, which other work on the machine
+disturbs less (with `--threads 1`; threads that wait for each other count too). The features are
+drawn: ten near clusters and a strong common component, so that cosines are about 0.68 and some
+85 % of the classes are found. `--out FILE` keeps the table as JSON.
 """
 
 import os
@@ -63,7 +69,10 @@ class Clusters:
 
 
 def released(train, y, test, classes):
-    "Class scores as the published evaluation has them: a hundredth of the queries at a time, votes through a one-hot table."
+    """Class scores as the published evaluation has them.
+
+    A hundredth of the queries at a time, votes through a one-hot table.
+    """
     train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     per, scores = len(test) // 100, []
     for a in range(0, len(test), per):
@@ -86,7 +95,10 @@ def one_piece(train, y, test, classes):
 
 
 def sklearn(train, y, test, classes):
-    "scikit-learn's brute-force classifier with the same weights: probabilities, whose largest is its prediction."
+    """scikit-learn's brute-force classifier with the same weights.
+
+    Probabilities, whose largest is its prediction.
+    """
     from sklearn.neighbors import KNeighborsClassifier
 
     model = KNeighborsClassifier(
@@ -133,7 +145,8 @@ def compare(a):
     size = f'{len(x):,} x {len(test):,} x {x.shape[1]}, k {K}, {a.rounds} rounds'
     out = dict(size=size, neighbours_found_by_bf16=same.double().mean().item(), methods={})
     print(
-        f"{size}\n\n| | seconds | times the {first}'s speed | the same by processor time | accuracy | same prediction as ours |\n|---|---|---|---|---|---|"
+        f"{size}\n\n| | seconds | times the {first}'s speed | the same by processor time "
+        '| accuracy | same prediction as ours |\n|---|---|---|---|---|---|'
     )
     for name, s in seconds.items():
         ratios, of_cpu = (
@@ -150,7 +163,10 @@ def compare(a):
         )
         out['methods'][name] = row
         print(
-            f'| {name} | {row["seconds"]:.4f} | {row["speed"]:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) | {row["speed_by_cpu"]:.2f} | {100 * row["accuracy"]:.2f} % | {100 * row["same"]:.2f} % |'
+            f'| {name} | {row["seconds"]:.4f} '
+            f'| {row["speed"]:.2f} ({min(ratios):.2f} to {max(ratios):.2f}) '
+            f'| {row["speed_by_cpu"]:.2f} '
+            f'| {100 * row["accuracy"]:.2f} % | {100 * row["same"]:.2f} % |'
         )
     print(
         f'\nbf16 search finds {100 * out["neighbours_found_by_bf16"]:.3f} % of the {K} neighbours'
@@ -159,7 +175,10 @@ def compare(a):
 
 
 class Memory:
-    "Watches this process's memory from a thread: the largest of each of the kernel's counts, in MiB, less what it was at the beginning."
+    """Watches this process's memory from a thread.
+
+    Keeps the largest of each of the kernel's counts, in MiB, less what it was at the beginning.
+    """
 
     COUNTS = 'RssAnon', 'RssFile', 'VmRSS'
 
@@ -186,7 +205,10 @@ class Memory:
 
 
 def large(a):
-    "A gallery that lies in a file: seconds, memory, and whether the neighbours are the right ones for a few queries."
+    """A gallery that lies in a file.
+
+    Seconds, memory, and whether the neighbours are the right ones for a few queries.
+    """
     size, queries, dims, draw = a.gallery or 1_000_000, a.queries or 100_000, 384, Clusters(384)
     a.search = settle_search(a.search, 'cpu', min(65_536, size), K)
     with tempfile.TemporaryDirectory(dir=a.folder) as folder:
@@ -227,10 +249,14 @@ def large(a):
         checked_queries=len(some),
     )
     print(
-        f'{out["size"]}, search in {a.search}: {seconds:.0f} s ({cpu:.0f} s of processor time), {out["gflops"]:.0f} GFLOP/s, accuracy {100 * accuracy:.2f} %\n'
-        f'memory grew by {growth["RssAnon"]} MiB of its own (RssAnon), {growth["RssFile"]} MiB of pages of files, which the system may drop (RssFile); '
-        f'the table of similarities would be {out["table_gb"]:.0f} GB, the gallery is {out["gallery_gb"]:.2f} GB\n'
-        f'{100 * found:.2f} % of the neighbours of {len(some)} queries are those of the plain product'
+        f'{out["size"]}, search in {a.search}: {seconds:.0f} s ({cpu:.0f} s of processor time), '
+        f'{out["gflops"]:.0f} GFLOP/s, accuracy {100 * accuracy:.2f} %\n'
+        f'memory grew by {growth["RssAnon"]} MiB of its own (RssAnon), '
+        f'{growth["RssFile"]} MiB of pages of files, which the system may drop (RssFile); '
+        f'the table of similarities would be {out["table_gb"]:.0f} GB, '
+        f'the gallery is {out["gallery_gb"]:.2f} GB\n'
+        f'{100 * found:.2f} % of the neighbours of {len(some)} queries '
+        'are those of the plain product'
     )
     return out
 
@@ -249,7 +275,8 @@ def main():
     parser.add_argument(
         '--folder',
         type=Path,
-        help="where --large puts its gallery, 1.5 GB; the system's folder for temporary files unless given",
+        help='where --large puts its gallery, 1.5 GB; '
+        "the system's folder for temporary files unless given",
     )
     parser.add_argument('--out', type=Path)
     a = parser.parse_args()

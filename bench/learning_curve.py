@@ -1,11 +1,14 @@
-"""The learning curve of a run: what its teacher was worth at each checkpoint it kept, beside features that need no network.
+"""The learning curve of a run.
+
+What its teacher was worth at each checkpoint it kept, beside features that need no network.
 
     python bench/learning_curve.py runs/nano --part eurosat --out bench/results/nano_curve.jsonl
 
-asks about the tiles of one part of the run's mixture that the run held out, with those it trained on as gallery: 20
-weighted neighbours and logistic regression. A line a checkpoint; those in the table already are passed over, so the
-command can be given again while the run goes on. `--opponents` adds, from the same tiles, an untrained network of the same
-shape and the features that need no network.
+asks about the tiles of one part of the run's mixture that the run held out, with those it trained
+on as gallery: 20 weighted neighbours and logistic regression. A line a checkpoint; those in the
+table already are passed over, so the command can be given again while the run goes on.
+`--opponents` adds, from the same tiles, an untrained network of the same shape and the features
+that need no network.
 """
 
 import argparse

@@ -1,12 +1,15 @@
-"""The mixture that the model in the box learnt from: tables of training tiles, drawn scenes, and `mixture.json`.
+"""The mixture that the model in the box learnt from.
+
+Tables of training tiles, drawn scenes, and `mixture.json`.
 
     python bench/mixture.py --shared path/to/data --out mixture
 
-reads EuroSAT's and UC Merced's training lists (never a val list), the NEON tiles and the single GeoTIFFs below `--shared`,
-draws scenes from 0.1 to 30 m per pixel (all land uses but three, which stay unseen for a test of the GSD), and writes what
-`python -m satdino_nb.pretrain --data mixture/mixture.json` takes. Larger pictures are cut into windows of several sizes, so
-that a network whose input is 64 pixels sees their own GSD as well as coarser ones. The building pyramid stays out: the GSD
-is tested on it.
+reads EuroSAT's and UC Merced's training lists (never a val list), the NEON tiles and the single
+GeoTIFFs below `--shared`, draws scenes from 0.1 to 30 m per pixel (all land uses but three, which
+stay unseen for a test of the GSD), and writes what `python -m satdino_nb.pretrain --data
+mixture/mixture.json` takes. Larger pictures are cut into windows of several sizes, so that a
+network whose input is 64 pixels sees their own GSD as well as coarser ones. The building pyramid
+stays out: the GSD is tested on it.
 """
 
 import argparse
@@ -46,7 +49,10 @@ def eurosat(folder: Path, out: Path) -> dict:
 
 
 def ucmerced(folder: Path, out: Path) -> dict:
-    "UC Merced's training list at 0.3048 m, as windows of three sizes, each size with the same weight."
+    """UC Merced's training list at 0.3048 m, as windows of three sizes.
+
+    Each size has the same weight.
+    """
     rows = []
     for line in sorted((folder / 'train.txt').read_text().split()):
         with Image.open(folder / line) as image:

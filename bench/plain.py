@@ -1,5 +1,9 @@
-"""The same recipe as a straightforward loop, to measure against: views by Pillow in the loading processes, collated as floats, one forward for each
-resolution through the whole network, the loss pair by pair, plain AdamW, the teacher parameter by parameter. A GSD head is trained as in ours."""
+"""The same recipe as a straightforward loop, to measure against.
+
+Views by Pillow in the loading processes, collated as floats, one forward for each resolution
+through the whole network, the loss pair by pair, plain AdamW, the teacher parameter by parameter.
+A GSD head is trained as in ours.
+"""
 
 import time
 from contextlib import contextmanager, nullcontext
@@ -21,7 +25,10 @@ from satdino_nb.vit import SatViT
 
 
 class Clock:
-    "Seconds by part; `synchronise` waits for the device, so that its time is counted where it belongs."
+    """Seconds by part.
+
+    `synchronise` waits for the device, so that its time is counted where it belongs.
+    """
 
     def __init__(self, device):
         self.device, self.seconds = device, {}

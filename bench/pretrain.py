@@ -1,11 +1,14 @@
-"""Milliseconds of a training step by part, and images a second, beside a straightforward loop of the same recipe.
+"""Milliseconds of a training step by part, and images a second.
 
-    python bench/pretrain.py                           # ViT-S/16, paper's views, 65,536 prototypes, batch 8, on the CPU
+A straightforward loop of the same recipe stands beside ours.
+
+    python bench/pretrain.py           # ViT-S/16, 65,536 prototypes, batch 8, on the CPU
     python bench/pretrain.py --vit tiny
-    python bench/pretrain.py --loss                    # the loss alone, batch 32
+    python bench/pretrain.py --loss    # the loss alone, batch 32
 
-The loops take turns within one run; of each turn the first steps are left out, for which the loaders had worked ahead in the others' turn.
-Medians over the turns are reported, with the ratio to the plain loop in fp32. `--out FILE` keeps the table as JSON.
+Views are the paper's. The loops take turns within one run; of each turn the first steps are left
+out, for which the loaders had worked ahead in the others' turn. Medians over the turns are
+reported, with the ratio to the plain loop in fp32. `--out FILE` keeps the table as JSON.
 """
 
 import gc
@@ -43,7 +46,10 @@ def write_scenes(folder, n=8, size=256):
 
 
 def turns(loops, rounds, steps, skip):
-    "Milliseconds of a step, in all and by part, of every loop: `{name: {part: [one number a round]}}`."
+    """Milliseconds of a step of every loop, in all and by part.
+
+    `{name: {part: [one number a round]}}`.
+    """
     out = {name: {} for name in loops}
     for r in range(rounds + 1):
         for name, loop in loops.items():

@@ -1,11 +1,15 @@
-"""A search for a recipe: variants of one pretraining run at equal samples seen, compared on a split of the training list.
+"""A search for a recipe.
 
-    python bench/recipe.py --data split/train.csv --samples 100000 --seeds 0 --out bench/results/recipe.jsonl trial upright
+Variants of one pretraining run at equal samples seen, compared on a split of the training list.
 
-trains each named variant (all of `VARIANTS` where none is named) for each seed on four fifths of the tiles and asks the
-frozen teacher about the last fifth: weighted kNN (20 neighbours) and logistic regression, with the effective rank of its
-features and the GSD's error where it is read. One line of JSON a run is added to the table; runs in it already are passed
-over, so the command can be stopped and given again. The test list is never opened.
+    python bench/recipe.py --data split/train.csv --samples 100000 --seeds 0 \\
+        --out bench/results/recipe.jsonl trial upright
+
+trains each named variant (all of `VARIANTS` where none is named) for each seed on four fifths of
+the tiles and asks the frozen teacher about the last fifth: weighted kNN (20 neighbours) and
+logistic regression, with the effective rank of its features and the GSD's error where it is read.
+One line of JSON a run is added to the table; runs in it already are passed over, so the command
+can be stopped and given again. The test list is never opened.
 """
 
 import argparse

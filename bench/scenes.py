@@ -25,7 +25,8 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(1)
     print(
-        f'{common.cpu_info("model name") or common.processor()}, one thread, Python {platform.python_version()}, Pillow {PIL.__version__}, numpy {np.__version__}'
+        f'{common.cpu_info("model name") or common.processor()}, one thread, '
+        f'Python {platform.python_version()}, Pillow {PIL.__version__}, numpy {np.__version__}'
     )
     scenes = SceneDataset(args.n * len(LAND_USES), size=args.size, seed=args.seed)
     SceneDataset(1, size=args.size)[0]  # tables that are made once
@@ -36,11 +37,13 @@ def main():
         spent[LAND_USES[label]].append(time.perf_counter() - start)
     for land_use, seconds in spent.items():
         print(
-            f'{land_use:12} {1 / np.mean(seconds):6.1f} a second, {1e3 * np.mean(seconds):6.1f} ms each, worst {1e3 * max(seconds):6.1f} ms'
+            f'{land_use:12} {1 / np.mean(seconds):6.1f} a second, '
+            f'{1e3 * np.mean(seconds):6.1f} ms each, worst {1e3 * max(seconds):6.1f} ms'
         )
     every = np.concatenate(list(spent.values()))
     print(
-        f'{"all":12} {1 / every.mean():6.1f} a second, {1e3 * every.mean():6.1f} ms each, worst {1e3 * every.max():6.1f} ms, '
+        f'{"all":12} {1 / every.mean():6.1f} a second, '
+        f'{1e3 * every.mean():6.1f} ms each, worst {1e3 * every.max():6.1f} ms, '
         f'{args.size} x {args.size} pixels, {len(every)} scenes'
     )
 

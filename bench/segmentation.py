@@ -1,10 +1,15 @@
-"""Segmentation of real imagery, split by place: frozen linear heads, a fine-tuned pyramid, and baselines.
+"""Segmentation of real imagery, split by place.
 
-    python bench/segmentation.py --dubai PATH/dubai_segmentation --pyramid PATH/buildings_pyramid --out FILE
+Frozen linear heads, a fine-tuned pyramid, and baselines.
 
-Either set may be left out. Every image is judged by a segmenter that has seen nothing of its fold: Dubai's folds are its tiles 1 to 4 (each cut into
-nine parts); those of the buildings are columns of map tiles at zoom 19, with all their finer tiles. Intervals are drawn over places (Dubai's tiles; zoom-19
-map tiles). The table is printed as Markdown, and `--out` keeps it, the confusion tables of all images and the settings as JSON.
+    python bench/segmentation.py --dubai PATH/dubai_segmentation \\
+        --pyramid PATH/buildings_pyramid --out FILE
+
+Either set may be left out. Every image is judged by a segmenter that has seen nothing of its
+fold: Dubai's folds are its tiles 1 to 4 (each cut into nine parts); those of the buildings are
+columns of map tiles at zoom 19, with all their finer tiles. Intervals are drawn over places
+(Dubai's tiles; zoom-19 map tiles). The table is printed as Markdown, and `--out` keeps it, the
+confusion tables of all images and the settings as JSON.
 """
 
 import os
@@ -45,7 +50,10 @@ DUBAI = {
 
 
 def dubai(path) -> tuple[Masked, list]:
-    "Dubai's 36 images (GSD not published) with unlabelled pixels ignored, and the tile that each was cut from."
+    """Dubai's 36 images (GSD not published), and the tile that each was cut from.
+
+    Unlabelled pixels are ignored.
+    """
     tiles = mask_tiles(Path(path) / 'images', Path(path) / 'masks')
     tiles.places = [Path(p).name.split('_')[0] for p in tiles.paths]
     return masked_tiles(tiles, tuple(DUBAI), tuple(DUBAI.values()), other=255), tiles.places
@@ -58,7 +66,10 @@ def parent(path, zoom: int = 19) -> tuple[int, int]:
 
 
 def buildings(path) -> tuple[Masked, list]:
-    "The building tiles of three zooms with their exact GSD, and the column of map tiles at zoom 19 that each lies in."
+    """The building tiles of three zooms with their exact GSD.
+
+    Each with the column of map tiles at zoom 19 that it lies in.
+    """
     parts = [
         mask_tiles(
             Path(path) / f'z{z}' / 'images',
@@ -114,10 +125,12 @@ def compare(title, data, folds, config, model, seeds):
         by_name['pyramid, from untrained weights']
     )
     print(
-        f'\n{title}: {len(data)} images, {len(set(folds))} folds, {len(set(data.places))} places\n\n{segment_table(results, results[0])}'
+        f'\n{title}: {len(data)} images, {len(set(folds))} folds, '
+        f'{len(set(data.places))} places\n\n{segment_table(results, results[0])}'
     )
     print(
-        f'\nlinear, untrained, over seeds: {over_seeds(untrained)}\npyramid, SatDINO minus untrained weights: {pretrained}'
+        f'\nlinear, untrained, over seeds: {over_seeds(untrained)}\n'
+        f'pyramid, SatDINO minus untrained weights: {pretrained}'
     )
     keep = {
         r.name: dict(

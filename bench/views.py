@@ -5,8 +5,9 @@
     python bench/views.py --device cuda       # and the batched views on a GPU
     python bench/views.py --profile           # where `MultiCrop.one` spends its time
 
-The methods take turns within one run and the median of the rounds is reported, with its ratio to the plain pipeline
-(torchvision's transforms on Pillow pictures, the recipe of the released code). `--out FILE` keeps the table as JSON.
+The methods take turns within one run and the median of the rounds is reported, with its ratio to
+the plain pipeline (torchvision's transforms on Pillow pictures, the recipe of the released code).
+`--out FILE` keeps the table as JSON.
 """
 
 import multiprocessing
@@ -33,7 +34,10 @@ def pictures(size, n):
 
 
 def plain(image):
-    "Pillow pictures through torchvision's transforms to normalised tensors, as the released code does."
+    """Pillow pictures through torchvision's transforms to normalised tensors.
+
+    The recipe is that of the released code.
+    """
     return [
         TF.normalize(TF.to_tensor(view), FMOW.mean, FMOW.std)
         for view, _ in plain_views(common.to_pillow(image), CONFIG)
@@ -41,7 +45,10 @@ def plain(image):
 
 
 def lightly():
-    "lightly's DINO transform with the same sizes, scales and numbers of views; None where it is not installed."
+    """lightly's DINO transform, or None where it is not installed.
+
+    With the same sizes, scales and numbers of views.
+    """
     try:
         from lightly.transforms import DINOTransform
     except ImportError:
@@ -81,7 +88,8 @@ def table(title, rates, extra=None):
     "Print images/s, the ratio to the first row, and further columns."
     first = next(iter(rates.values()))
     print(
-        f'\n{title}\n| | images/s | ratio |{" peak MiB |" if extra else ""}\n|---|---|---|{"---|" if extra else ""}'
+        f'\n{title}\n| | images/s | ratio |{" peak MiB |" if extra else ""}\n'
+        f'|---|---|---|{"---|" if extra else ""}'
     )
     for name, rate in rates.items():
         print(
@@ -131,13 +139,15 @@ def one_thread(args):
             for name, s in seconds.items()
         }
         out[f'{size} px'] = table(
-            f'{size} px sources, 2 x 224 + 10 x 96, one thread, {args.rounds} rounds of {len(images)}',
+            f'{size} px sources, 2 x 224 + 10 x 96, one thread, '
+            f'{args.rounds} rounds of {len(images)}',
             rates,
             memory,
         )
         raw, written = 3 * size**2 / 1e6, sum(c * 3 * s**2 for c, s in ((2, 224), (10, 96))) / 1e6
         print(
-            f'floor: {raw:.2f} MB read, {written:.2f} MB written an image as uint8 ({4 * written:.2f} as float)'
+            f'floor: {raw:.2f} MB read, {written:.2f} MB written an image as uint8 '
+            f'({4 * written:.2f} as float)'
         )
     return out
 
@@ -164,7 +174,10 @@ def stacked(samples):
 
 
 def loader(args):
-    "JPEG files through a DataLoader with two workers: views there, or only the decoded picture (views on the device)."
+    """JPEG files through a DataLoader with two workers.
+
+    Views are cut there, or only the decoded picture comes (views on the device).
+    """
     out = {}
     for size in args.sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +215,10 @@ def loader(args):
 
 
 def profile(args):
-    "Milliseconds of the functions that `MultiCrop.one` spends most in, one image of each size, one thread."
+    """Milliseconds of the functions that `MultiCrop.one` spends most in.
+
+    One image of each size, one thread.
+    """
     import cProfile
     import pstats
 

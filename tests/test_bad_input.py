@@ -1,4 +1,7 @@
-"""What users' folders really hold: every kind of bad file and table, what is said about it, and how to go on without it."""
+"""What users' folders really hold.
+
+Every kind of bad file and table, what is said about it, and how to go on without it.
+"""
 
 import os
 import shutil
@@ -138,7 +141,10 @@ def test_a_larger_picture_can_be_allowed(folder):
     said = {}
     for limit in ('', '1000000000'):
         env = os.environ | {'SATDINO_MAX_PIXELS': limit}
-        code = f'from satdino_nb.data import read_image; print(tuple(read_image({str(folder / "bad.png")!r}, (0, 0, 8, 8)).shape))'
+        code = (
+            'from satdino_nb.data import read_image; '
+            f'print(tuple(read_image({str(folder / "bad.png")!r}, (0, 0, 8, 8)).shape))'
+        )
         said[limit] = subprocess.run(
             [sys.executable, '-c', code], env=env, text=True, capture_output=True
         )

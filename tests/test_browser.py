@@ -1,4 +1,7 @@
-"""The explorer in JupyterLab and a browser: pictures are square, a key moves the crop, the numbers are right, nothing leaves the machine."""
+"""The explorer in JupyterLab and a browser.
+
+Pictures are square, a key moves the crop, the numbers are right, nothing leaves the machine.
+"""
 
 import json
 import os
@@ -45,12 +48,18 @@ FLAGS = [
     '--mute-audio',
     '--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1 , EXCLUDE localhost',
 ]
-IDLE = "() => window.jupyterapp?.shell?.currentWidget?.context?.sessionContext?.session?.kernel?.status === 'idle'"
+IDLE = (
+    '() => window.jupyterapp?.shell?.currentWidget?.context'
+    "?.sessionContext?.session?.kernel?.status === 'idle'"
+)
 
 
 @pytest.fixture
 def lab(tmp_path):
-    "Address of a JupyterLab that serves a notebook `x.ipynb` with the explorer in it; all its settings in `tmp_path`."
+    """Address of a JupyterLab that serves a notebook `x.ipynb` with the explorer in it.
+
+    All its settings lie in `tmp_path`.
+    """
     cell = dict(
         cell_type='code',
         id='explorer',
@@ -133,7 +142,8 @@ def lab(tmp_path):
 def pictures(page):
     "Natural and shown size, and address, of the overview and the view."
     script = """els => els.map(e => { const b = e.getBoundingClientRect();
-                return {natural: [e.naturalWidth, e.naturalHeight], shown: [b.width, b.height], src: e.src} })"""
+                return {natural: [e.naturalWidth, e.naturalHeight],
+                        shown: [b.width, b.height], src: e.src} })"""
     return page.locator('img.widget-image').evaluate_all(script)[:2]
 
 
@@ -161,7 +171,8 @@ def test_explorer_in_jupyterlab(lab):
         caption.or_(failed).first.wait_for(timeout=60_000)
         assert not failed.count(), failed.first.inner_text()
         page.wait_for_function(
-            "() => [...document.querySelectorAll('img.widget-image')].filter(e => e.naturalWidth > 0).length >= 3"
+            "() => [...document.querySelectorAll('img.widget-image')]"
+            '.filter(e => e.naturalWidth > 0).length >= 3'
         )
 
         assert (
@@ -183,12 +194,13 @@ def test_explorer_in_jupyterlab(lab):
         for _ in range(8):
             page.keyboard.press('ArrowRight')
         page.wait_for_function(
-            "() => [...document.querySelectorAll('.widget-html-content')].some(e => e.innerText.startsWith('208 x 208 px'))",
+            "() => [...document.querySelectorAll('.widget-html-content')]"
+            ".some(e => e.innerText.startsWith('208 x 208 px'))",
             timeout=15_000,
         )
-        assert (
-            caption.inner_text()
-            == f'208 x 208 px -> 64 x 64 px · effective GSD {208 * GSD / OUT:.3g} m/px · footprint 104 m x 104 m'
+        assert caption.inner_text() == (
+            f'208 x 208 px -> 64 x 64 px · effective GSD {208 * GSD / OUT:.3g} m/px '
+            '· footprint 104 m x 104 m'
         )
         page.wait_for_function(
             "old => document.querySelectorAll('img.widget-image')[1].src !== old", arg=view['src']

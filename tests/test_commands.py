@@ -1,4 +1,7 @@
-"""The command lines, as a user runs them: what they leave, and what they say when the input is wrong."""
+"""The command lines, as a user runs them.
+
+What they leave, and what they say when the input is wrong.
+"""
 
 import json
 import math
@@ -15,7 +18,10 @@ from satdino_nb.data import samples_dir
 from satdino_nb.vit import load_satdino
 
 pytestmark = pytest.mark.slow  # processes of their own, each of which imports torch
-SMALL = '--steps 3 --batch-size 16 --workers 0 --views.global-size 32 --views.local-size 16 --vit.img-size 32 --vit.depth 2 --out-dim 128 --log-every 1'.split()
+SMALL = (
+    '--steps 3 --batch-size 16 --workers 0 --views.global-size 32 --views.local-size 16 '
+    '--vit.img-size 32 --vit.depth 2 --out-dim 128 --log-every 1'
+).split()
 
 
 def command(module, *args):

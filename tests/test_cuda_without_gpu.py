@@ -1,8 +1,9 @@
 """The CUDA path on a machine without a GPU.
 
-Under torch's FakeTensorMode tensors have a device, a shape and a dtype but no values. They may say that they are on CUDA
-where there is none, and an operation on tensors of two devices raises. `WithoutGPU` also notes, by file and function,
-whatever a real GPU would have to be waited for. Values are checked elsewhere, on the CPU.
+Under torch's FakeTensorMode tensors have a device, a shape and a dtype but no values. They may
+say that they are on CUDA where there is none, and an operation on tensors of two devices raises.
+`WithoutGPU` also notes, by file and function, whatever a real GPU would have to be waited for.
+Values are checked elsewhere, on the CPU.
 """
 
 import traceback
@@ -44,7 +45,10 @@ PACKAGE = Path(satdino_nb.__file__).parent
 
 
 class WithoutGPU(FakeTensorMode):
-    "A FakeTensorMode in which values that are read are those of sound input: `all` holds, other tests do not, numbers are 1."
+    """A FakeTensorMode in which values that are read are those of sound input.
+
+    `all` holds, other tests do not, numbers are 1.
+    """
 
     def __init__(self):
         super().__init__(allow_non_fake_inputs=True)
@@ -83,7 +87,10 @@ class WithoutGPU(FakeTensorMode):
 
 @torch.no_grad()
 def backward(loss):
-    "Tensor.backward without torch's engine, which asks the driver for the device: node after node, the last made first."
+    """Tensor.backward without torch's engine, which asks the driver for the device.
+
+    Node after node, the last made first.
+    """
     found, stack, given = set(), [loss.grad_fn], {loss.grad_fn: [torch.ones_like(loss)]}
     while stack:
         node = stack.pop()
@@ -151,7 +158,10 @@ def images():
 
 
 def moved(make, *args):
-    "The network that `make(*args)` gives, made with values, its parameters and buffers then on CUDA without."
+    """The network that `make(*args)` gives, on CUDA without a GPU.
+
+    It is made with values; its parameters and buffers are then on CUDA without.
+    """
     with unset_fake_temporarily():
         network = make(*args)
     for m in network.modules():
@@ -168,7 +178,10 @@ def moved(make, *args):
 
 
 def satdino(config=CONFIG):
-    "The model of a run on CUDA, its forward in the run's precision as accelerate would have it, and the dtypes that it computes in."
+    """The model of a run on CUDA, and the dtypes that it computes in.
+
+    Its forward is in the run's precision as accelerate would have it.
+    """
     model, seen = moved(build, config, FMOW, CUDA), set()
     if config.precision == 'bf16':
         autocast = torch.autocast('cuda', torch.bfloat16)
@@ -229,7 +242,10 @@ def test_views(gpu):
 )
 @pytest.mark.parametrize('parts, freeze', [(1, False), (2, True)])
 def test_training_step(gpu, change, parts, freeze):
-    "Views, both networks, losses, backward, clipping, student and teacher update; GSDs stay on the CPU until the loss needs them."
+    """A whole training step; GSDs stay on the CPU until the loss needs them.
+
+    Views, both networks, losses, backward, clipping, student and teacher update.
+    """
     config = replace(CONFIG, **change)
     model, seen = satdino(config)
     optimiser, crop = make_optimiser(model, CUDA), MultiCrop(config.views)
@@ -304,7 +320,10 @@ def test_tokens(gpu, token, size, rule):
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
 def test_feature_rows(gpu, precision):
-    "The columns come to the CPU, so the GPU is waited for: once to look for NaN, and once a column."
+    """The columns come to the CPU, so the GPU is waited for.
+
+    Once to look for NaN, and once a column.
+    """
     model, given, seen = moved(SatViT, VIT).eval(), batch(), set()
     model.blocks[0].mlp.fc1.register_forward_hook(lambda m, args, out: seen.add(out.dtype))
     gpu.waits.clear()
@@ -343,7 +362,8 @@ def test_knn_predict(gpu, search, labels_on):
 
 @pytest.mark.xfail(
     strict=True,
-    reason='the check for NaN in `_unit` reads a value for every block of the gallery and chunk of queries',
+    reason='the check for NaN in `_unit` reads a value '
+    'for every block of the gallery and chunk of queries',
 )
 def test_search_does_not_wait_in_its_loop(gpu):
     nearest(features(60), features(10), 5, chunk=4, block=32)

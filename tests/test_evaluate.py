@@ -1,4 +1,7 @@
-"""Evaluation from end to end: the command, real data sets, peers, features that are kept, and what cannot work."""
+"""Evaluation from end to end.
+
+The command, real data sets, peers, features that are kept, and what cannot work.
+"""
 
 import csv
 import json
@@ -428,7 +431,8 @@ from satdino_nb.data import samples_dir
 add = FeatureColumns.add
 def slow(self, rows): add(self, rows); self.note(); print(self.done, flush=True); time.sleep(0.2)
 FeatureColumns.add = slow
-extract_features(load_satdino(samples_dir()/'model.safetensors'), sample_tiles('train'), batch_size=16, cache=sys.argv[1])
+model = load_satdino(samples_dir()/'model.safetensors')
+extract_features(model, sample_tiles('train'), batch_size=16, cache=sys.argv[1])
 """
 
 

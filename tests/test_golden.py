@@ -31,7 +31,10 @@ def scalars(released):
 
 
 def renamed(state):
-    "A released state dict under timm's names: the GSD token is the register token, its position follows CLS's."
+    """A released state dict under timm's names.
+
+    The GSD token is the register token, its position follows CLS's.
+    """
     out = {}
     for key, v in state.items():
         key = key.replace('gsd_register', 'reg_token').replace(
@@ -85,7 +88,10 @@ def test_dino_loss(released):
 
 
 def check_backbone(checkpoint, golden):
-    "By way of the public loader: tokens, attention of both tokens, fMoW scores at 224 px. Returns the sizes held against `golden`."
+    """By way of the public loader: tokens, attention of both tokens, fMoW scores at 224 px.
+
+    Returns the sizes held against `golden`.
+    """
     model = load_satdino(checkpoint, verbose=False)
     sizes = [k.removesuffix('.input') for k in golden if k.endswith('.input')]
     for size in sizes:
@@ -148,7 +154,10 @@ def test_knn(released, scalars):
 
 
 def test_six_steps_of_training(shared):
-    "The objective driven step by step from given views: the public way (`train_step`), here held against the released run."
+    """The objective driven step by step from given views, held against the released run.
+
+    By the public way (`train_step`).
+    """
     golden = json.loads(shared('golden/train_trajectory.json').read_text())
     init, data = (
         load_file(shared('golden/train_init.safetensors')),

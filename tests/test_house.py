@@ -1,4 +1,7 @@
-"""Who stands on whom: modules import only those of earlier notebooks, in no circle; and the script that measures it."""
+"""Who stands on whom.
+
+Modules import only those of earlier notebooks, in no circle; and the script that measures it.
+"""
 
 import re
 import subprocess

@@ -36,7 +36,8 @@ def python(code, cwd):
 
 def test_import_loads_nothing_heavy(tmp_path):
     loaded = python(
-        'import sys; before = set(sys.modules); import satdino_nb; print(*(set(sys.modules) - before))',
+        'import sys; before = set(sys.modules); '
+        'import satdino_nb; print(*(set(sys.modules) - before))',
         tmp_path,
     )
     assert loaded == ['satdino_nb']
@@ -149,7 +150,8 @@ DISTRIBUTIONS = {
     'umap': 'umap-learn',
     'IPython': 'ipython',
 }
-# which extra brings a module that a plain installation lacks; whoever needs it is told so, or sits in a notebook
+# which extra brings a module that a plain installation lacks;
+# whoever needs it is told so, or sits in a notebook
 EXTRAS = {
     'cv2': 'fast',
     'umap': 'maps',
@@ -163,7 +165,10 @@ EXTRAS = {
 
 
 def imports(path):
-    "`(module, whether it is imported on loading)` for each import from outside the package and the standard library."
+    """Imports from outside the package and the standard library.
+
+    `(module, whether it is imported on loading)` for each.
+    """
     tree = ast.parse(path.read_text())
     inside = {
         n
@@ -216,7 +221,10 @@ def test_what_the_package_imports_is_declared(repo):
 
 @pytest.fixture
 def make_venv(repo, tmp_path):
-    "What `make venv` would run, with a uv on the PATH or without, and with pip told what `pip` says."
+    """What `make venv` would run.
+
+    With a uv on the PATH or without, and with pip told what `pip` says.
+    """
     if shutil.which('make') is None:
         pytest.skip('no make on the PATH')
     (tmp_path / 'bin').mkdir()

@@ -1,4 +1,7 @@
-"Weighted nearest neighbours: the released numbers, any number of queries, any cut into blocks, bounded memory, bad input."
+"""Weighted nearest neighbours.
+
+The released numbers, any number of queries, any cut into blocks, bounded memory, bad input.
+"""
 
 import json
 import subprocess
@@ -31,7 +34,10 @@ def scalars(released):
 
 
 def clustered(gallery, queries, dims=384, classes=10, seed=0, shared_part=1.5):
-    "Unit vectors with a part in common, cosines about 0.68: class centres so near that about 85 % are found. `(x, y, test_x, test_y)`"
+    """Unit vectors with a part in common, cosines about 0.68: `(x, y, test_x, test_y)`.
+
+    Class centres are so near that about 85 % are found.
+    """
     g = torch.Generator().manual_seed(seed)
     unit = lambda *shape: F.normalize(torch.randn(*shape, generator=g), dim=1)
     common, centres, y = (
@@ -173,7 +179,10 @@ assert torch.allclose(best, cosine[i], atol=1e-5) and (cosine.diff(dim=1) <= 0).
 
 @pytest.mark.parametrize('shared_part', [1.5, 10.0])
 def test_bf16_search_on_near_features(shared_part):
-    "Cosines about 0.68 that differ in the second digit, or about 0.99 that differ in the fourth: candidates by bf16, decided in fp32."
+    """Near cosines: candidates by bf16, decided in fp32.
+
+    About 0.68 that differ in the second digit, or about 0.99 that differ in the fourth.
+    """
     x, y, test, truth = clustered(20_000, 1000, shared_part=shared_part)
     a, b = nearest(x, test, 20), nearest(x, test, 20, search='bf16')
     full, quick = knn_vote(*a, y), knn_vote(*b, y)

@@ -145,7 +145,10 @@ def test_checkpointed_gradients_change_nothing(tmp_path):
 
 
 def test_scores_exist_in_fp32_one_view_at_a_time():
-    "65,536 prototypes: what the loss allocates at once is a few views' worth, not all twelve; measured by torch's own profiler."
+    """65,536 prototypes: the loss allocates at once a few views' worth, not all twelve.
+
+    Measured by torch's own profiler.
+    """
     K, V, B = 65536, 12, 2
     student, q = (
         torch.randn(V, B, K, dtype=torch.bfloat16, requires_grad=True),
@@ -321,7 +324,10 @@ def test_bf16_after_fp32_in_one_process(tmp_path):
 
 
 def test_a_poisoned_batch_is_named(tmp_path):
-    "A GSD so large that its squared error is infinite: the run stops at the step of its image, names it, and keeps the checkpoint before."
+    """A GSD so large that its squared error is infinite stops the run.
+
+    At the step of its image, which is named; the checkpoint before is kept.
+    """
     tiles = TRAIN.subset(range(48))
     tiles.gsds = list(tiles.gsds)
     tiles.gsds[7] = 1e30

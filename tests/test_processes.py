@@ -15,8 +15,10 @@ from satdino_nb.data import samples_dir
 from satdino_nb.pretrain import newest_checkpoint
 
 OPTIONS = (
-    '--gsd 2 --batch-size 16 --steps 10 --workers 0 --views.global-size 32 --views.local-size 16 --views.n-local 3 --vit.img-size 32 --vit.embed-dim 48 '
-    '--vit.num-heads 3 --vit.depth 2 --out-dim 128 --hidden-dim 64 --bottleneck-dim 32 --drop-path 0 --no-check --log-every 1 --knn-every 5 --device cpu'
+    '--gsd 2 --batch-size 16 --steps 10 --workers 0 --views.global-size 32 --views.local-size 16 '
+    '--views.n-local 3 --vit.img-size 32 --vit.embed-dim 48 --vit.num-heads 3 --vit.depth 2 '
+    '--out-dim 128 --hidden-dim 64 --bottleneck-dim 32 --drop-path 0 --no-check --log-every 1 '
+    '--knn-every 5 --device cpu'
 ).split()
 OPTIONS += ['--data', str(samples_dir() / 'scenes')]
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
@@ -91,7 +93,10 @@ def test_sinkhorn_over_two_processes(tmp_path):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='sends signals')
 def test_two_processes_stop_together_and_go_on_alone(single, tmp_path):
-    "SIGTERM to the launcher reaches both; the checkpoint fits one process too, which has to be allowed."
+    """SIGTERM to the launcher reaches both processes.
+
+    The checkpoint fits one process too, which has to be allowed.
+    """
     out = tmp_path / 'run'
     launched = subprocess.Popen(
         [
@@ -182,13 +187,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from satdino_nb.data import FMOW, sample_tiles
 from satdino_nb.dino import param_groups
-from satdino_nb.pretrain import PretrainConfig, build, plain_backbone, schedules, train_step, view_batches
+from satdino_nb.pretrain import PretrainConfig, build, plain_backbone
+from satdino_nb.pretrain import schedules, train_step, view_batches
 from satdino_nb.views import view_preset
 from satdino_nb.vit import ViTConfig, save_satdino
 
 if __name__ == "__main__":
     cpu, a = torch.device("cpu"), Accelerator(cpu=True)
-    c = PretrainConfig(steps=6, batch_size=16, workers=0, views=view_preset("tiny"), vit=ViTConfig(32, 8, 48, 2, 3), out_dim=64, hidden_dim=48, bottleneck_dim=16, drop_path=0.)
+    vit = ViTConfig(32, 8, 48, 2, 3)
+    sizes = dict(out_dim=64, hidden_dim=48, bottleneck_dim=16)
+    run = dict(steps=6, batch_size=16, workers=0, drop_path=0.)
+    c = PretrainConfig(views=view_preset("tiny"), vit=vit, **sizes, **run)
     model = build(c, FMOW, cpu)
     if a.num_processes > 1:
         mesh = init_device_mesh("cpu", (a.num_processes,))
@@ -196,7 +205,8 @@ if __name__ == "__main__":
             for block in network.backbone.blocks: fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
     optimiser, s = torch.optim.AdamW(param_groups(model.student)), schedules(c)
-    for step, (_, parts) in enumerate(view_batches(sample_tiles(), c, cpu, 0, a.process_index, a.num_processes)):
+    batches = view_batches(sample_tiles(), c, cpu, 0, a.process_index, a.num_processes)
+    for step, (_, parts) in enumerate(batches):
         losses, norm = train_step(model, optimiser, parts, s[step], c, a)
         loss = a.reduce(losses.total, "mean").item()
         if a.is_main_process: print("ROW", loss, norm.item(), flush=True)
@@ -208,7 +218,10 @@ if __name__ == "__main__":
 
 
 def test_sharded_parameters_are_the_same_run(tmp_path):
-    "The step on parameters in shards (FSDP2, torch's fully_shard) over two processes: losses, gradient norms and the teacher's weights as with one."
+    """The step on parameters in shards (FSDP2, torch's fully_shard) over two processes.
+
+    Losses, gradient norms and the teacher's weights are as with one.
+    """
     (tmp_path / 'sharded.py').write_text(SHARDED)
     found = []
     for name, launcher in (('one', [sys.executable]), ('two', TORCHRUN)):

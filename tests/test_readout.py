@@ -1,4 +1,7 @@
-"""GSD read-outs: what they refuse, what they recover, and that no test image has a part in its own answer."""
+"""GSD read-outs.
+
+What they refuse, what they recover, and that no test image has a part in its own answer.
+"""
 
 import importlib.util
 from dataclasses import replace
@@ -35,7 +38,10 @@ N, WIDTH = 240, 12
 
 @pytest.fixture(scope='module')
 def made():
-    "Tokens of which log GSD is a linear function with a little noise, in units that differ by a thousand."
+    """Tokens of which log GSD is a linear function with a little noise.
+
+    Their units differ by a thousand.
+    """
     rng = np.random.default_rng(3)
     tokens, weight = rng.normal(1, 1, (N, WIDTH)), rng.normal(0, 0.3, WIDTH)
     gsd = np.exp(tokens @ weight + 0.5 + rng.normal(0, 0.01, N))
@@ -146,7 +152,10 @@ def test_a_held_out_image_has_no_part_in_its_answer(made):
 
 
 def test_the_strength_is_chosen_across_places_inside_of_each_fold():
-    "Tokens that tell the place by heart and the scale faintly: folds without places would choose a weak ridge, which learns the places."
+    """Tokens that tell the place by heart and the scale faintly.
+
+    Folds without places would choose a weak ridge, which learns the places.
+    """
     rng, place = np.random.default_rng(5), np.repeat(np.arange(20), 12)
     log = rng.normal(0, 1, 20)[place]
     tokens = np.c_[

@@ -82,7 +82,10 @@ def test_eurosat_through_torchvision(shared):
 
 
 def test_eurosat_through_torchgeo(shared):
-    "A dictionary sample of a torchgeo data set (its RGB reader of a folder); skipped where torchgeo is not installed."
+    """A dictionary sample of a torchgeo data set (its RGB reader of a folder).
+
+    Skipped where torchgeo is not installed.
+    """
     datasets = pytest.importorskip('torchgeo.datasets')
     root = shared('data/ucmerced')
 

@@ -19,19 +19,23 @@ from satdino_nb.pretrain import newest_checkpoint
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == 'win32', reason='sends signals')]
 
 OPTIONS = (
-    '--gsd 2 --batch-size 16 --workers 0 --views.global-size 32 --views.local-size 16 --views.n-local 3 --vit.img-size 32 --vit.embed-dim 48 '
-    '--vit.num-heads 3 --vit.depth 2 --out-dim 128 --hidden-dim 64 --bottleneck-dim 32 --drop-path 0.2 --no-check --held-out 0.5'
+    '--gsd 2 --batch-size 16 --workers 0 --views.global-size 32 --views.local-size 16 '
+    '--views.n-local 3 --vit.img-size 32 --vit.embed-dim 48 --vit.num-heads 3 --vit.depth 2 '
+    '--out-dim 128 --hidden-dim 64 --bottleneck-dim 32 --drop-path 0.2 --no-check --held-out 0.5'
 ).split()
 OPTIONS += ['--data', str(samples_dir() / 'scenes')]
 
-# imports once, then runs each line of its input as a command line in a child process, and says its pid and how it ended
+# imports once, then runs each line of its input as a command line in a child process,
+# and says its pid and how it ended
 NURSERY = """
 import os, sys
 import satdino_nb.pretrain as p, tyro
 for line in sys.stdin:
     pid = os.fork()
     if not pid:
-        log = os.open(os.environ['LOG'], os.O_WRONLY | os.O_CREAT | os.O_APPEND); os.dup2(log, 1); os.dup2(log, 2)
+        log = os.open(os.environ['LOG'], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
         try: p.main(line.split()); code = 0
         except SystemExit as e: code = e.code if isinstance(e.code, int) else 1
         finally: sys.stdout.flush()
@@ -43,7 +47,10 @@ for line in sys.stdin:
 
 @pytest.fixture(scope='module')
 def start(tmp_path_factory):
-    "A function that starts a command line and gives its pid and a function that waits for its exit code."
+    """A function that starts a command line.
+
+    It gives the pid and a function that waits for the exit code.
+    """
     log = tmp_path_factory.mktemp('log') / 'log.txt'
     nursery = subprocess.Popen(
         [sys.executable, '-c', NURSERY],
@@ -100,7 +107,10 @@ def same_weights(a, b):
 
 
 def test_killed_twenty_times_the_weights_are_the_same(start, tmp_path):
-    "SIGKILL at twenty random moments, every other time while a checkpoint is being written; then the run is let finish."
+    """SIGKILL at twenty random moments; then the run is let finish.
+
+    Every other time while a checkpoint is being written.
+    """
     out, rng = tmp_path / 'run', random.Random(0)
     command = [*OPTIONS, '--steps', 240, '--save-every', 1, '--log-every', 1, '--knn-every', 50]
     finished(start, *command, '--out', tmp_path / 'unbroken')
@@ -206,12 +216,16 @@ def test_the_last_and_the_best_are_kept(unbroken):
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits the size of files')
 def test_no_room_on_the_disk_leaves_the_last_good_checkpoint(tmp_path):
-    "A real write error of the operating system (files may not grow over a limit) in the third checkpoint."
+    """A real write error of the operating system in the third checkpoint.
+
+    Files may not grow over a limit.
+    """
     script = """
 import resource, sys
 import satdino_nb.pretrain as p
 def watch(rows, c):
-    if rows[-1]['step'] == 2: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+    limits = (40_000, resource.RLIM_INFINITY)
+    if rows[-1]['step'] == 2: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 plain = p.pretrain
 p.pretrain = lambda c: plain(c, watch=watch)
 p.main(sys.argv[1:])
@@ -306,7 +320,10 @@ def test_other_images_are_another_run(start, unbroken, tmp_path):
 
 @pytest.mark.parametrize('how', ['error', 'SIGTERM to all', 'SIGINT to all'])
 def test_loading_processes_end_with_the_run(tmp_path, how):
-    "After an error in the loop, and after a signal that reaches the loading processes too, as schedulers and terminals send it."
+    """After an error in the loop, and after a signal.
+
+    The signal reaches the loading processes too, as schedulers and terminals send it.
+    """
     out = tmp_path / 'run'
     options = [
         *OPTIONS,

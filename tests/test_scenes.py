@@ -85,7 +85,10 @@ def test_the_mask_is_a_vote():
 
 
 def contrast(gsd, seeds, n=5):
-    "Standard deviation in each band of a fractal picture, each twice as coarse as the one before; a row per world."
+    """Standard deviation in each band of a fractal picture; a row per world.
+
+    Each band is twice as coarse as the one before.
+    """
     rows = []
     for seed in seeds:
         image, row = scene('fractal', seed, gsd, 128).image[1].numpy().astype(float), []

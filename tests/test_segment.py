@@ -1,4 +1,7 @@
-"""Segmentation across the library: users' masks, other networks, real imagery split by place, the benchmark."""
+"""Segmentation across the library.
+
+Users' masks, other networks, real imagery split by place, the benchmark.
+"""
 
 import copy
 import importlib.util
@@ -103,7 +106,8 @@ def test_values_outside_the_classes_name_the_file_and_the_way_out(files):
     mask[3, 4], mask[5] = 7, 255
     with pytest.raises(
         ValueError,
-        match=r'field\.png\): its mask holds 7, but 2 classes are numbered 0 to 1 \(255: ignored\).*colours=',
+        match=r'field\.png\): its mask holds 7, but 2 classes are numbered '
+        r'0 to 1 \(255: ignored\).*colours=',
     ):
         masked_tiles(files(mask), TWO)[0]
     mask[3, 4] = 1
@@ -329,7 +333,10 @@ def test_a_network_that_reads_the_gsd_is_told_it(scenes):
 
 
 def test_memory_follows_the_width_not_the_height():
-    "No strip is higher than a window, no batch larger than asked, and a long picture is answered in full."
+    """A long picture is answered in full, in parts that fit.
+
+    No strip is higher than a window, no batch larger than asked.
+    """
     batches = []
 
     def colour(x, gsd):

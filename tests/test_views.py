@@ -1,4 +1,7 @@
-"""Views are the same for any batch, worker count and place where they are cut, and no slower path drifts from the definition."""
+"""Views are the same for any batch, worker count and place where they are cut.
+
+No slower path drifts from the definition.
+"""
 
 import dataclasses
 
@@ -56,7 +59,10 @@ def test_the_batch_does_not_matter():
 
 @pytest.mark.parametrize('hw', [(640, 640), (37, 500), (300, 41), (5, 9), (1, 1)])
 def test_both_ways_of_cutting_agree_on_any_shape(hw):
-    "The agreement that is promised: 2/255 mean absolute difference in every view, flips, blur, jitter, grey and solarising included."
+    """The agreement that is promised: 2/255 mean absolute difference in every view.
+
+    Flips, blur, jitter, grey and solarising included.
+    """
     place = sample_tiles('place')[0].image[:, : hw[0], : hw[1]]
     config = ViewConfig(solarise=1.0, grey=0.3, blur=(1.0, 0.5, 0.5))
     for seed in range(3):

@@ -1,4 +1,7 @@
-"""The backbone: what timm's tools, checkpoints of every form, bad files, exports and other networks ask of it."""
+"""The backbone.
+
+What timm's tools, checkpoints of every form, bad files, exports and other networks ask of it.
+"""
 
 import argparse
 import copy
@@ -77,7 +80,10 @@ def published(model, tmp_path):
 
 
 def training_checkpoint(model, other, path, **args):
-    "As a training run of the released code leaves it: student in DDP, DINO heads, NumPy rates in the optimiser, a Namespace."
+    """As a training run of the released code leaves it.
+
+    Student in DDP, DINO heads, NumPy rates in the optimiser, a Namespace.
+    """
     prefixed = lambda m, prefix: (
         {f'{prefix}backbone.{k}': v for k, v in as_released(m.state_dict()).items()}
         | {
@@ -698,7 +704,10 @@ def test_files_that_are_not_there(tmp_path, published):
 
 def test_no_network(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
-    advice = r'could not get satdino-vit_small-16.pth .*hf download .* resolve/main/satdino-vit_small-16.pth|hf download'
+    advice = (
+        r'could not get satdino-vit_small-16.pth .*hf download .* '
+        r'resolve/main/satdino-vit_small-16.pth|hf download'
+    )
     with pytest.raises(FileNotFoundError, match=advice) as e:
         load_satdino('strakajk/satdino-vit_small-16', cache_dir=tmp_path)
     assert (
