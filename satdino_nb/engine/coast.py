@@ -10,8 +10,8 @@ import math
 
 import numpy as np
 
+from .countryside import countryside
 from satdino_nb.engine.drawing import (
-    Batch,
     CONCRETE,
     PAINT,
     RIVER,
@@ -21,6 +21,7 @@ from satdino_nb.engine.drawing import (
     SHADE,
     WHITE,
     WORN,
+    Batch,
     World,
     along,
     blobs,
@@ -45,7 +46,6 @@ from satdino_nb.engine.drawing import (
     tile,
     trees,
 )
-from .countryside import countryside
 from .town import draw_block, flat_roof
 
 # %% ../../nbs/engine/01_coast.ipynb #river-y
@@ -64,7 +64,9 @@ def ribbon(y: np.ndarray, x: np.ndarray, width) -> np.ndarray:
 
 # %% ../../nbs/engine/01_coast.ipynb #river
 def river(canvas):
-    "A meandering river through fields, with sand on its bends, trees on its banks and a bridge now and then."
+    """A meandering river through fields, with sand on its bends, trees on its banks and a bridge
+    now and then.
+    """
     world = canvas.world
     countryside(canvas)
     step = max(4.0, canvas.step * 4)
@@ -168,7 +170,10 @@ def boats(rng, y, x, degrees, length, sun) -> list:
 
 
 def shore_y(world: World, x) -> np.ndarray:
-    "Local y of the waterline at local x: a beach that wiggles, and a straight quay in every third kilometre."
+    """Local y of the waterline at local x.
+
+    A beach that wiggles, and a straight quay in every third kilometre.
+    """
     a = pick(world.seed, 3, 3, 628) / 100
     beach = 26 * np.sin(x / 170 + a) + 11 * np.sin(x / 67 + 2 * a) + 34
     t = np.clip(
@@ -178,7 +183,10 @@ def shore_y(world: World, x) -> np.ndarray:
 
 # %% ../../nbs/engine/01_coast.ipynb #harbour
 def harbour(canvas):
-    "A coast town: beaches with surf, and every three kilometres a basin with quays, jetties, boats and sheds."
+    """A coast town.
+
+    Beaches with surf, and every three kilometres a basin with quays, jetties, boats and sheds.
+    """
     world, (_, x0, y1, x1) = canvas.world, canvas.box
     tile(canvas, draw_block, (84.0, 138.0), 4, WORN, keep=lambda y, x: y < -70)
     step = max(3.0, canvas.step * 3)
@@ -228,7 +236,9 @@ def harbour(canvas):
 
 # %% ../../nbs/engine/01_coast.ipynb #promenade
 def promenade(world, i: int, length: float, fine: bool) -> list:
-    "Batches of trees, cars and parasols between the town and the water on one stretch of the coast."
+    """Batches of trees, cars and parasols between the town and the water on one stretch of the
+    coast.
+    """
     rng = make_rng('promenade', world.seed, i)
     x, n = (i + rng.random(26)) * length, rng.integers(3, 10)
     out = [

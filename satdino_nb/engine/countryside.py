@@ -11,11 +11,11 @@ import math
 import numpy as np
 
 from satdino_nb.engine.drawing import (
-    Batch,
     FLOOR,
     ROOFS,
     SHADE,
     TRACK,
+    Batch,
     World,
     blobs,
     cars,
@@ -35,7 +35,10 @@ from satdino_nb.engine.drawing import (
 
 # %% ../../nbs/engine/01_countryside.ipynb #jittered
 def jittered(rng, h, w, pitch) -> tuple:
-    "A tree every `pitch` metres or so in a cell of h by w metres: y, x, radius, and whether it stands in the outer row."
+    """A tree every `pitch` metres or so in a cell of h by w metres.
+
+    Y, x, radius, and whether it stands in the outer row.
+    """
     ny, nx = max(3, round(h / pitch)), max(3, round(w / pitch))
     i, j = [v.ravel() for v in np.indices((ny, nx))]
     y, x = (
@@ -51,7 +54,10 @@ def jittered(rng, h, w, pitch) -> tuple:
 
 # %% ../../nbs/engine/01_countryside.ipynb #draw-forest
 def draw_forest(world, rng, h, w, fine) -> tuple:
-    "A cell of woodland: crowns on a jittered grid, often about a clearing; the outer row is the same in all cells, so that none shows."
+    """A cell of woodland: crowns on a jittered grid, often about a clearing.
+
+    The outer row is the same in all cells, so that none shows.
+    """
     pitch = 5.4 + 0.3 * pick(world.seed, 1, 4, 6)
     look = dict(
         sun=world.sun, dry=world.dry * 0.6, conifer=0.1 + pick(world.seed, 1, 1, 3) * 0.3, fine=fine
@@ -87,7 +93,9 @@ def far_first(crowns, sun) -> Batch:
 
 
 def beyond(batch: Batch, h, w, reach) -> list:
-    "Which trees stand within `reach` metres of a cell, if the same batch of them stands in the eight cells around too."
+    """Which trees stand within `reach` metres of a cell, if the same batch of them stands in the
+    eight cells around too.
+    """
     copies = [batch.points + (v, u) for v in (-h, 0, h) for u in (-w, 0, w) if v or u]
     layers = len(batch.ops) // (batch.ops == SHADE).sum()
     on = [
@@ -151,7 +159,9 @@ CROPS = (
 
 
 def split_plots(rng, corners, smallest: float) -> list:
-    "A convex polygon `(P, 2)` cut by slanted lines until pieces are below about `smallest` square metres."
+    """A convex polygon `(P, 2)` cut by slanted lines until pieces are below about `smallest`
+    square metres.
+    """
     corners = [tuple(p) for p in corners]
     after = corners[1:] + corners[:1]
     area = abs(sum(y * v - x * u for (y, x), (u, v) in zip(corners, after))) / 2
@@ -189,7 +199,9 @@ def clip_side(corners: list, d: list) -> list:
 
 # %% ../../nbs/engine/01_countryside.ipynb #rows-in
 def rows_in(corners: np.ndarray, spacing: float, width: float, margin: float = 0.0) -> np.ndarray:
-    "Strips `(N, 4, 2)` every `spacing` metres along the long side of a convex polygon, cut to fit inside it."
+    """Strips `(N, 4, 2)` every `spacing` metres along the long side of a convex polygon, cut to
+    fit inside it.
+    """
     middle = corners.mean(0)
     along = long_side(corners)
     across = np.array([along[1], -along[0]])
@@ -212,7 +224,10 @@ def rows_in(corners: np.ndarray, spacing: float, width: float, margin: float = 0
 
 # %% ../../nbs/engine/01_countryside.ipynb #field
 def field(world, rng, corners, fine: int = 2) -> list:
-    "Batches of one field: crop or bare soil, headland, drill rows and the wheel tracks of the sprayer."
+    """Batches of one field.
+
+    Crop or bare soil, headland, drill rows and the wheel tracks of the sprayer.
+    """
     k, lightness, rows = (
         crop_of(world, rng),
         rng.uniform(0.92, 1.08),
@@ -319,7 +334,10 @@ TOWN = 640.0  # metres: size of a town or a stretch of country
 
 
 def zone(world: World, y, x, size: float, k: int = 0):
-    "Smooth noise between 0 and 1 at local y, x, with features of `size` metres: where town ends and country begins."
+    """Smooth noise between 0 and 1 at local y, x, with features of `size` metres.
+
+    Where town ends and country begins.
+    """
     i, j = [np.floor(np.asarray(v) / size).astype(np.int64) for v in (y, x)]
     v, u = y / size - i, x / size - j
     v, u = v * v * (3 - 2 * v), u * u * (3 - 2 * u)
@@ -330,7 +348,11 @@ def zone(world: World, y, x, size: float, k: int = 0):
 
 
 def countryside(canvas, keep=lambda y, x: np.ones(len(y), bool), woods: float = 0.24) -> None:
-    "Farmland and woods: fields in cells of 330 by 440 m where any part of the cell is to be kept, trees in cells of 55 m."
+    """Farmland and woods.
+
+    Fields in cells of 330 by 440 m where any part of the cell is to be kept, trees in cells of 55
+    m.
+    """
     world, parts = canvas.world, [(y, x) for y in (0, -165, 165) for x in (0, -220, 220)]
     tile(
         canvas,

@@ -29,7 +29,8 @@ MASK_COLOURS = (
 )
 
 # %% ../../nbs/engine/01_drawing.ipynb #materials
-MATERIALS = {  # name: (mask class, strength of texture below 3 m, 3 to 40 m, above 40 m, of ripples)
+# name: (mask class, strength of texture below 3 m, 3 to 40 m, above 40 m, of ripples)
+MATERIALS = {
     'soil': ('bare', 0.11, 0.08, 0.06, 0),
     'sand': ('bare', 0.06, 0.05, 0.04, 0.03),
     'dune': ('bare', 0.05, 0.05, 0.05, 0.10),
@@ -53,7 +54,11 @@ CLASS_OF = np.array([MASK_CLASSES.index(row[0]) for row in MATERIALS.values()], 
 # %% ../../nbs/engine/01_drawing.ipynb #world
 @dataclass(frozen=True)
 class World:
-    "An endless place in metres. Its layout lives in a local frame, turned by `angle` degrees against (south, east)."
+    """An endless place in metres.
+
+    Its layout lives in a local frame (y, x), turned by `angle` degrees against (south, east).
+    Made by `make_world`; `dataclasses.replace(world, angle=0.0)` lays it flat.
+    """
 
     land_use: str
     seed: int
@@ -74,7 +79,10 @@ PAINT, FLAT, SHADE = 0, 1, 2  # paint and light up; paint what lies on the groun
 
 
 class Batch(NamedTuple):
-    "Polygons in metres, in painting order: points (N, P, 2) as (y, x), inks uint8 (N, 4) as (r, g, b, material), operations (N,)."
+    """Polygons in metres, in painting order.
+
+    Points (N, P, 2) as (y, x), inks uint8 (N, 4) as (red, green, blue, material), operations (N,).
+    """
 
     points: np.ndarray
     inks: np.ndarray
@@ -107,7 +115,10 @@ SIDES = np.array([(-0.5, -0.5), (-0.5, 0.5), (0.5, 0.5), (0.5, -0.5)])
 
 
 def rects(y, x, h, w, degrees=0.0) -> np.ndarray:
-    "Rectangles `(N, 4, 2)` about centres y, x of height h and width w metres, turned by degrees; arguments broadcast."
+    """Rectangles `(N, 4, 2)` about centres y, x, of height h and width w metres.
+
+    They are turned by `degrees`; arguments broadcast.
+    """
     y, x, h, w, a = [np.asarray(v, dtype=float).reshape(-1, 1) for v in (y, x, h, w, degrees)]
     dy, dx = h * SIDES[:, 0], w * SIDES[:, 1]
     if a.any():
@@ -120,7 +131,10 @@ def rects(y, x, h, w, degrees=0.0) -> np.ndarray:
 
 # %% ../../nbs/engine/01_drawing.ipynb #blobs
 def blobs(rng, y, x, radius, corners: int = 12, rough: float = 0.2) -> np.ndarray:
-    "Rounded polygons `(N, corners, 2)` about y, x, with the area of a circle of `radius` metres, wobbling by the fraction `rough`."
+    """Rounded polygons `(N, corners, 2)` about y, x, wobbling by the fraction `rough`.
+
+    They have the area of a circle of `radius` metres on average, however few the corners.
+    """
     y, x, r = np.broadcast_arrays(
         *[np.atleast_1d(np.asarray(v, dtype=float)) for v in (y, x, radius)]
     )
@@ -192,7 +206,10 @@ def shade_of(rgb, gain) -> np.ndarray:
 
 
 def gables(y, x, h, w, degrees, height, colours, sun) -> list:
-    "Batches for N gabled houses: shadow, two roof planes lit by the sun; the ridge runs along the width w."
+    """Batches for N gabled houses: shadow, two roof planes lit by the sun.
+
+    The ridge runs along the width w.
+    """
     base = rects(y, x, h, w, degrees)
     ridge = (base[:, [0, 1]] + base[:, [3, 2]]) / 2
     ridge = ridge + 0.06 * (ridge[:, ::-1] - ridge)  # a trace of a hip
@@ -216,7 +233,10 @@ def gables(y, x, h, w, degrees, height, colours, sun) -> list:
 
 # %% ../../nbs/engine/01_drawing.ipynb #tree-colours
 def tree_colours(rng, n: int, dry: float, conifer: float, tone) -> np.ndarray:
-    "Colours `(n, 3)` of tree crowns, a share of them conifers; `tone` overrides what the climate says."
+    """Colours `(n, 3)` of tree crowns, a share of them conifers.
+
+    `tone` overrides what the climate says.
+    """
     mix = rng.uniform(0, 1, (n, 1))
     base = np.asarray(tone if tone is not None else (78 + 28 * dry, 96 + 6 * dry, 54 + 12 * dry))
     base = base * (0.82 + 0.36 * mix) + np.array([10, 3, -2]) * rng.normal(0, 1, (n, 1))
@@ -226,7 +246,11 @@ def tree_colours(rng, n: int, dry: float, conifer: float, tone) -> np.ndarray:
 def trees(
     rng, y, x, radius, sun, dry: float = 0.3, conifer: float = 0.15, tone=None, fine: int = 2
 ) -> Batch:
-    "Crowns of `radius` metres: shadow, dark crown, lighter lobes towards the sun (two if `fine` is 2); far ones are painted first."
+    """Crowns of `radius` metres.
+
+    Shadow, dark crown, lighter lobes towards the sun (two if `fine` is 2); far ones are painted
+    first.
+    """
     y, x, r = [np.atleast_1d(v) for v in np.broadcast_arrays(y, x, np.asarray(radius, dtype=float))]
     order = np.argsort(-(y * sun[0] + x * sun[1]))
     at, r = np.stack([y, x], -1)[order], r[order, None]
@@ -269,7 +293,10 @@ CAR_COLOURS = np.array(
 
 
 def cars(rng, y, x, degrees, sun, size=(1.8, 4.5), fine: int = 2) -> list:
-    "Batches for cars of `size` (width, length) metres, pointing along x when degrees is 0; unless `fine`, roof and glass are one."
+    """Batches for cars of `size` (width, length) metres, pointing along x when degrees is 0.
+
+    Unless `fine`, roof and glass are one.
+    """
     y, x, degrees = [np.atleast_1d(v).astype(float) for v in np.broadcast_arrays(y, x, degrees)]
     body = rects(y, x, size[0], size[1], degrees)
     colours = CAR_COLOURS[rng.integers(0, len(CAR_COLOURS), len(y))]
@@ -299,10 +326,8 @@ def cars(rng, y, x, degrees, sun, size=(1.8, 4.5), fine: int = 2) -> list:
 
 # %% ../../nbs/engine/01_drawing.ipynb #canvas
 SUPER = 4  # canvas pixels per image pixel, along each axis
-DETAIL = (
-    0.25,
-    0.36,
-)  # metres per canvas pixel above which crowns lose lobes and fields rows, and cars lose windows too
+# metres per canvas pixel above which crowns lose lobes and fields rows, and cars lose windows too
+DETAIL = (0.25, 0.36)
 COARSEST = 0.85  # metres per pixel of the drawing that a stamp is averaged from, at most
 
 
@@ -345,7 +370,10 @@ def new_canvas(world: World, middle, step: float, hw: tuple, base: tuple) -> Can
 
 
 def corners_in(points: np.ndarray, counts: np.ndarray) -> tuple:
-    "Of polygons of `counts` corners, end to end in `(M, 2)`: how corners move if each side moves in by 1, area and perimeter `(N,)`."
+    """How corners move if each side moves in by 1; area and perimeter `(N,)` of the polygons.
+
+    Polygons of `counts` corners lie end to end in `points` `(M, 2)`.
+    """
     start = counts.cumsum() - counts
     after, before = np.arange(1, len(points) + 1), np.arange(-1, len(points) - 1)
     after[start + counts - 1], before[start] = start, start + counts - 1
@@ -365,7 +393,11 @@ def corners_in(points: np.ndarray, counts: np.ndarray) -> tuple:
 
 # %% ../../nbs/engine/01_drawing.ipynb #drawing
 class Drawing(NamedTuple):
-    "Batches made ready: corners (M, 2), their inset, corners per polygon; of N polygons centre, reach, area, perimeter in metres, luck."
+    """Batches made ready to be drawn at many places.
+
+    Corners (M, 2), their inset and the corners per polygon; of each of the N polygons its centre,
+    reach, area and perimeter in metres, and its luck.
+    """
 
     points: np.ndarray
     inset: np.ndarray
@@ -421,7 +453,10 @@ def repeated(d: Drawing, at: np.ndarray) -> Drawing:
 
 # %% ../../nbs/engine/01_drawing.ipynb #put
 def put(canvas: Canvas, batches, at=(0.0, 0.0)) -> None:
-    "Draw batches of polygons (or a `Drawing`) at `at` (local y, x in metres; or several); of those thinner than a pixel, a fair share."
+    """Draw batches of polygons (or a `Drawing`) at `at`: local (y, x) in metres, or several.
+
+    Of those thinner than a canvas pixel, a fair share is drawn.
+    """
     d, step = batches if isinstance(batches, Drawing) else ready(batches), canvas.step
     if np.ndim(at) == 2:
         d, at = repeated(d, np.asarray(at)), (0.0, 0.0)
@@ -482,6 +517,13 @@ def sketch(batches, gsd, hw, base=(96, 112, 64, CODE['grass']), world=plain):
     put(canvas, batches)
     return np.asarray(lit(canvas).reduce(SUPER))[..., :3]
 
+# %% ../../nbs/engine/01_drawing.ipynb #layout-picture
+def layout_picture(draw, centre, gsd, hw, base, world=plain):
+    "A whole layout about `centre`, in metres, without texture, as an array (H, W, 3)."
+    canvas = new_canvas(world, centre, gsd / SUPER, (hw[0] * SUPER, hw[1] * SUPER), base)
+    draw(canvas)
+    return np.asarray(lit(canvas).reduce(SUPER))[..., :3]
+
 # %% ../../nbs/engine/01_drawing.ipynb #cell-picture
 def cell_picture(draw, h, w, gsd=0.5, k=0):
     ground, objects = draw(plain, make_rng(k), h, w, 2)
@@ -497,18 +539,15 @@ def grass_of(world: World, gain: float = 1.0) -> tuple:
 
 
 TRACK = ink((168, 150, 120), 'soil')
-ASPHALT, WORN, CONCRETE = (
-    ink((98, 98, 100), 'asphalt'),
-    ink((124, 122, 119), 'asphalt'),
-    ink((176, 172, 163), 'concrete'),
-)
-WHITE, YELLOW = ink((222, 222, 216), 'marking'), ink((206, 176, 84), 'marking')
-FLOOR, SAND, SEA, RIVER = (
-    ink((66, 76, 50), 'tree'),
-    ink((204, 188, 152), 'sand'),
-    ink((38, 72, 92), 'sea'),
-    ink((66, 84, 78), 'water'),
-)
+ASPHALT = ink((98, 98, 100), 'asphalt')
+WORN = ink((124, 122, 119), 'asphalt')
+CONCRETE = ink((176, 172, 163), 'concrete')
+WHITE = ink((222, 222, 216), 'marking')
+YELLOW = ink((206, 176, 84), 'marking')
+FLOOR = ink((66, 76, 50), 'tree')
+SAND = ink((204, 188, 152), 'sand')
+SEA = ink((38, 72, 92), 'sea')
+RIVER = ink((66, 84, 78), 'water')
 ROOFS = {
     'tile': ((158, 98, 76), (140, 86, 68), (172, 116, 90), (124, 82, 70), (150, 132, 116)),
     'slate': ((96, 96, 100), (84, 86, 92), (112, 110, 108), (124, 108, 94), (142, 138, 134)),
@@ -531,14 +570,20 @@ def choose(rng, colours, n: int) -> np.ndarray:
 
 # %% ../../nbs/engine/01_drawing.ipynb #dashes
 def dashes(x0: float, x1: float, y, on: float, period: float, width: float) -> np.ndarray:
-    "Dashes `(N, 4, 2)` along x between x0 and x1 at each y: `on` metres in every `period`, fixed to the ground."
+    """Dashes `(N, 4, 2)` along x between x0 and x1 at each y.
+
+    `on` metres in every `period`, fixed to the ground.
+    """
     x = np.arange(math.floor(x0 / period), math.ceil(x1 / period) + 1) * period
     y, x = [v.ravel() for v in np.meshgrid(np.atleast_1d(y), x, indexing='ij')]
     return rects(y, x, width, on)
 
 # %% ../../nbs/engine/01_drawing.ipynb #pick
 def pick(seed: int, i, j, n: int) -> int:
-    "Integers below n for cells (i, j), numbers or arrays: a hash, so that the plane needs no storage."
+    """Integers below n for cells (i, j), numbers or arrays.
+
+    A hash, so that the plane needs no storage.
+    """
     h = (i * 374761393 + j * 668265263 + (seed * 2246822519 & 0xFFFFFFFF)) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
     return (h ^ (h >> 16)) % n
@@ -554,7 +599,10 @@ def cell_content(draw, world: World, cell: tuple, variant: int, fine: int) -> tu
 
 # %% ../../nbs/engine/01_drawing.ipynb #stamp
 def stamp(canvas: Canvas, content: tuple, cell: tuple, base: tuple, grain: float) -> tuple:
-    "One cell `(h, w)` metres as a small picture and its outline as a mask of one bit; drawn twice as fine above `grain` metres."
+    """One cell `(h, w)` metres as a small picture and its outline as a mask of one bit.
+
+    Drawn twice as fine above `grain` metres.
+    """
     corners = rects(0, 0, *cell)[0] @ canvas.turn
     hw = [int(v) + 3 for v in np.ptp(corners, axis=0) / canvas.step]
     factor = max(min(2, math.ceil(canvas.step / grain)), math.ceil(canvas.step / COARSEST))
@@ -569,7 +617,10 @@ def stamp(canvas: Canvas, content: tuple, cell: tuple, base: tuple, grain: float
 
 # %% ../../nbs/engine/01_drawing.ipynb #cells-in-view
 def cells_in_view(canvas: Canvas, cell: tuple, variants: int, keep=None) -> list:
-    "`(y, x, variant)` of the cells `(h, w)` metres that may be in view: their local middles, far from the sun first; `keep(y, x)` says which."
+    """`(y, x, variant)` of the cells `(h, w)` metres that may be in view.
+
+    y, x are local middles in metres, those far from the sun first; `keep(y, x)` says which count.
+    """
     (y0, x0, y1, x1), (h, w) = canvas.box, cell
     i, j = [
         np.arange(math.floor(low / s - 0.6), math.ceil(high / s + 0.6))
@@ -589,7 +640,9 @@ def cells_in_view(canvas: Canvas, cell: tuple, variants: int, keep=None) -> list
 def tile(
     canvas: Canvas, draw, cell: tuple, variants: int, base: tuple, keep=None, grain: float = 0.7
 ) -> None:
-    "Fill the plane, where `keep`, with cells `(h, w)` metres of `draw(world, rng, h, w, fine)` on the ink `base`."
+    """Fill the plane, where `keep`, with cells `(h, w)` metres of `draw(world, rng, h, w, fine)`
+    on the ink `base`.
+    """
     found = cells_in_view(canvas, cell, variants, keep)
     content = {
         k: cell_content(draw, canvas.world, cell, k, canvas.fine) for k in {k for *_, k in found}
@@ -616,7 +669,9 @@ def tile(
 
 # %% ../../nbs/engine/01_drawing.ipynb #near
 def near(canvas, cell: float, reach: float = 0.0) -> list:
-    "Indices (i, j) of square cells of `cell` metres whose middle is in view, or within `reach` metres of it."
+    """Indices (i, j) of square cells of `cell` metres whose middle is in view, or within `reach`
+    metres of it.
+    """
     y0, x0, y1, x1 = canvas.box
     return [
         (i, j)
@@ -626,14 +681,19 @@ def near(canvas, cell: float, reach: float = 0.0) -> list:
 
 
 def along(canvas, cell: float, reach: float = 0.0) -> list:
-    "Indices of stretches of `cell` metres of the local x axis that are in view, or within `reach` metres of it."
+    """Indices of stretches of `cell` metres of the local x axis that are in view, or within
+    `reach` metres of it.
+    """
     return range(
         math.floor((canvas.box[1] - reach) / cell), math.ceil((canvas.box[3] + reach) / cell)
     )
 
 
 def lanes(canvas, y: float, width: float, colour, under=None) -> None:
-    "A band of `width` metres about local y along the whole view; thinner than a canvas pixel, it fades into the ink `under`."
+    """A band of `width` metres about local y along the whole view.
+
+    Thinner than a canvas pixel, it fades into the ink `under`.
+    """
     if under:
         share = min(1.0, width / canvas.step)
         width = max(width, canvas.step)

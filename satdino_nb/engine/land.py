@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..gsd import check_gsd
+from .coast import desert, harbour, river, river_y, sea
+from .countryside import TOWN, cropland, forest, zone
 from satdino_nb.engine.drawing import (
     FLOOR,
     MASK_COLOURS,
@@ -32,10 +33,9 @@ from satdino_nb.engine.drawing import (
     pick,
 )
 from .texture import mixture, textured
-from .countryside import TOWN, cropland, forest, zone
 from .town import industrial, orchard, parking, residential, solar, sports, suburb
 from .transport import motorway, runway
-from .coast import desert, harbour, river, river_y, sea
+from ..gsd import check_gsd
 
 # %% ../../nbs/engine/01_land.ipynb #fractal
 DUSTS = ((168, 146, 118), (150, 140, 124), (176, 150, 112), (140, 128, 108))
@@ -47,7 +47,9 @@ def fractal(canvas):
 
 
 ANYWHERE = ((-4000.0, 4000.0, -4000.0, 4000.0),)
-LAYOUTS = {  # land use: (drawing function, ink of the empty canvas, its hearts: local y from, to, x from, to in metres, share of town)
+# land use: (drawing function, ink of the empty canvas,
+#   its hearts: local y from, to, x from, to in metres; share of town)
+LAYOUTS = {
     'airport': (runway, WORN, ((-25.0, 25.0, -1290.0, 1290.0), (340.0, 400.0, -290.0, 290.0)), 1),
     'cropland': (cropland, TRACK, ANYWHERE, 1),
     'desert': (desert, SAND, ANYWHERE, 1),
@@ -68,15 +70,22 @@ LAYOUTS = {  # land use: (drawing function, ink of the empty canvas, its hearts:
 
 # %% ../../nbs/engine/01_land.ipynb #make-world
 def make_world(land_use: str, seed: int = 0) -> World:
-    "The world number `seed` of a land use."
+    """The world number `seed` of a land use.
+
+    Arguments:
+    - `land_use`: one of `LAND_USES`, or `'fractal'`.
+    - `seed`: any integer; the same one gives the same world on every machine.
+
+    Raises `ValueError` for an unknown land use.
+
+        make_world('harbour', 2).angle  # degrees
+    """
     if land_use not in LAYOUTS:
         raise ValueError(f'land_use must be one of {tuple(LAYOUTS)}, got {land_use!r}')
     rng = make_rng('world', land_use, seed)
-    angle, bearing, length = (
-        rng.uniform(-40, 40),
-        math.radians(rng.uniform(-70, 70)),
-        rng.uniform(0.55, 1.15),
-    )
+    angle = rng.uniform(-40, 40)
+    bearing = math.radians(rng.uniform(-70, 70))
+    length = rng.uniform(0.55, 1.15)
     turn = bearing - math.radians(angle)  # shadows fall towards the north
     tint = rng.uniform(0.93, 1.07) * np.array(
         [1 + rng.uniform(-0.03, 0.04), 1, 1 + rng.uniform(-0.05, 0.04)]
@@ -86,7 +95,10 @@ def make_world(land_use: str, seed: int = 0) -> World:
 
 # %% ../../nbs/engine/01_land.ipynb #height-width
 def height_width(size) -> tuple:
-    "`(height, width)` in pixels, at least 1 each, from one number or two."
+    """`(height, width)` in pixels from one number or two.
+
+    Raises `ValueError` unless it is one or two numbers of at least 1.
+    """
     hw = (size, size) if isinstance(size, int) else tuple(int(n) for n in size)
     if len(hw) != 2 or min(hw) < 1:
         raise ValueError(f'size must be one or two positive numbers of pixels, got {size!r}')
@@ -94,7 +106,12 @@ def height_width(size) -> tuple:
 
 
 class Render(NamedTuple):
-    "A picture of a world: image uint8 (3, H, W), mask uint8 (H, W) of `MASK_CLASSES`, gsd in metres per pixel."
+    """A picture of a world.
+
+    - `image`: uint8 `(3, H, W)`, red, green, blue.
+    - `mask`: uint8 `(H, W)`, indices into `MASK_CLASSES`.
+    - `gsd`: metres per pixel.
+    """
 
     image: torch.Tensor
     mask: torch.Tensor
@@ -102,7 +119,19 @@ class Render(NamedTuple):
 
 
 def render(world: World, centre, gsd: float, size=256) -> Render:
-    "The world about `centre` (y south, x east, metres) at `gsd` metres per pixel; `size` pixels or (height, width)."
+    """The world about a point, as image and mask at a GSD.
+
+    Arguments:
+    - `world`: from `make_world`.
+    - `centre`: `(y, x)` of the middle of the picture, metres south and east of the world's origin.
+    - `gsd`: ground sample distance, metres per pixel.
+    - `size`: pixels along both sides, or `(height, width)`.
+
+    Returns a `Render`. Raises `ValueError` for a GSD that is none, and for a size below 1.
+
+        world = make_world('suburb', 3)
+        render(world, somewhere(world), gsd=0.5, size=224).image  # 112 m across
+    """
     gsd, hw = check_gsd(gsd), height_width(size)
     draw, base = LAYOUTS[world.land_use][:2]
     canvas = new_canvas(world, centre, gsd / SUPER, (hw[0] * SUPER, hw[1] * SUPER), base)
@@ -115,16 +144,19 @@ def render(world: World, centre, gsd: float, size=256) -> Render:
 
 # %% ../../nbs/engine/01_land.ipynb #somewhere
 LAND_USES = tuple(land_use for land_use in LAYOUTS if land_use != 'fractal')
-AMBIGUOUS = (
-    'sea',
-    'forest',
-    'desert',
-    'fractal',
-)  # places that hardly tell, or do not tell, how large a pixel is
+# places that hardly tell, or do not tell, how large a pixel is
+AMBIGUOUS = ('sea', 'forest', 'desert', 'fractal')
 
 
 def somewhere(world: World, seed: int = 0) -> tuple:
-    "A `(y, x)` in metres where the world shows what it is about: on the runway, along the river."
+    """A `(y, x)` in metres where the world shows what it is about: on the runway, along the river.
+
+    Arguments:
+    - `world`: from `make_world`.
+    - `seed`: another one gives another place in the same world.
+
+        y, x = somewhere(make_world('airport', 2), seed=1)
+    """
     rng = make_rng('somewhere', world.land_use, world.seed, seed)
     *_, hearts, share = LAYOUTS[world.land_use]
     for _ in range(200):
@@ -140,13 +172,29 @@ def somewhere(world: World, seed: int = 0) -> tuple:
 
 
 def scene(land_use: str, seed: int, gsd: float, size=128) -> Render:
-    "The picture that a land use, a seed and a GSD (metres per pixel) stand for, as in the samples' manifest."
+    """The picture that a land use, a seed and a GSD stand for, as in the samples' manifest.
+
+    Arguments:
+    - `land_use`: one of `LAND_USES`, or `'fractal'`.
+    - `seed`: number of the world.
+    - `gsd`: ground sample distance, metres per pixel.
+    - `size`: pixels along both sides, or `(height, width)`.
+
+    Returns a `Render`. Raises `ValueError` as `make_world` and `render` do.
+
+        scene('harbour', 2, gsd=0.9, size=192).mask
+    """
     world = make_world(land_use, seed)
     return render(world, somewhere(world), gsd, size)
 
 # %% ../../nbs/engine/01_land.ipynb #to-pil
 def to_pil(image: torch.Tensor) -> Image.Image:
-    "A PIL picture of a `(3, H, W)` image, or of a `(H, W)` mask in its colours."
+    """A PIL picture of an image `(3, H, W)`, or of a mask `(H, W)` in its colours.
+
+    Argument `image`: uint8. A mask becomes a picture with the palette `MASK_COLOURS`, mode P.
+
+        to_pil(scene('sea', 0, 2.0).image).save('sea.png')
+    """
     if image.ndim == 3:
         return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
     picture = Image.new('P', image.shape[::-1])

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..gsd import check_gsd
 from .drawing import make_rng
 from .land import LAND_USES, LAYOUTS, height_width, scene, to_pil
+from ..gsd import check_gsd
 
 # %% ../../nbs/engine/01_scene_data.ipynb #checksum
 def checksum(picture: np.ndarray) -> int:
@@ -36,12 +36,16 @@ def claim(folder: Path, card: dict) -> None:
     held = path.read_text()
     if json.loads(held) != json.loads(text):
         raise ValueError(
-            f'the cache in {folder} holds other scenes: delete that folder or name another one. It holds {held}, wanted {text}'
+            f'the cache in {folder} holds other scenes: delete that folder or name another one. '
+            f'It holds {held}, wanted {text}'
         )
 
 # %% ../../nbs/engine/01_scene_data.ipynb #kept
 class Kept:
-    "Pictures uint8 of one shape in a folder, to be filled by any number of processes; `card` says what they are."
+    """Pictures uint8 of one shape in a folder, to be filled by any number of processes.
+
+    `card` says what they are.
+    """
 
     def __init__(self, folder, length: int, shape: tuple, card: dict):
         self.folder, self.shape, self.maps = Path(folder), (length, *shape), None
@@ -54,7 +58,10 @@ class Kept:
         return self.__dict__ | {'maps': None}  # every process opens its own
 
     def open(self) -> tuple:
-        "Memory maps: the pictures `(N, ...)` and their checksums `(N,)`, 0 for what has not been made."
+        """Memory maps.
+
+        The pictures `(N, ...)` and their checksums `(N,)`, 0 for what has not been made.
+        """
         if self.maps is None:
             self.maps = (
                 np.memmap(self.folder / 'scenes.u8', np.uint8, 'r+', shape=self.shape),
@@ -84,13 +91,29 @@ def check_scenes(length: int, land_uses, gsd, size) -> None:
     height_width(size)
 
 
-RENDERER = (
-    2  # goes up whenever the same recipe gives other pictures, so that old caches are refused
-)
+# goes up whenever the same recipe gives other pictures, so that old caches are refused
+RENDERER = 2
 
 # %% ../../nbs/engine/01_scene_data.ipynb #scenedataset
 class SceneDataset(torch.utils.data.Dataset):
-    "`length` scenes: item k is always `(image uint8 (3, H, W), gsd in m per pixel, label)` and, if `masks`, the mask `(H, W)`; see `nbytes` for `cache`."
+    """Scenes from a seed: item k is always the same, and no file is needed.
+
+    An item is `(image uint8 (3, H, W), gsd in metres per pixel, label)` and, if `masks`, the mask
+    uint8 `(H, W)`. GSDs are log-uniform; classes take turns; item k depends on `seed` and k alone.
+
+    Arguments:
+    - `length`: number of scenes.
+    - `land_uses`: names out of `LAND_USES` and `'fractal'`; the label is the index in it.
+    - `gsd`: finest and coarsest, metres per pixel.
+    - `size`: pixels along both sides, or `(height, width)`.
+    - `seed`: another one gives other scenes.
+    - `masks`: whether items have their mask as fourth part.
+    - `cache`: folder where scenes are kept once made, `nbytes()` large; None keeps none.
+
+    Raises `ValueError` for arguments out of range, and for a cache which holds other scenes.
+
+        image, gsd, label = SceneDataset(1000, gsd=(0.5, 5.0), size=96)[17]
+    """
 
     def __init__(
         self,
@@ -102,18 +125,14 @@ class SceneDataset(torch.utils.data.Dataset):
         masks: bool = False,
         cache=None,
     ):
-        self.length, self.land_uses, self.size, self.seed, self.masks = (
-            length,
-            tuple(land_uses),
-            size,
-            seed,
-            masks,
-        )
+        self.length = length
+        self.land_uses = tuple(land_uses)
+        self.size = size
+        self.seed = seed
+        self.masks = masks
         check_scenes(length, self.land_uses, gsd, size)
-        self.gsd, self.shape = (
-            (float(gsd[0]), float(gsd[1])),
-            (3 + bool(masks), *height_width(size)),
-        )
+        self.gsd = (float(gsd[0]), float(gsd[1]))
+        self.shape = (3 + bool(masks), *height_width(size))
         self.kept = (
             Kept(cache, length, self.shape, scenes_card(self)) if cache is not None else None
         )
@@ -134,7 +153,10 @@ class SceneDataset(torch.utils.data.Dataset):
         return self.length
 
     def nbytes(self) -> int:
-        "Size of the `cache` folder, bytes: 150 kB a scene at 224 pixels; each is made when first asked for, then read from there."
+        """Size of the `cache` folder, bytes: 150 kB a scene at 224 pixels.
+
+        Each scene is made when first asked for, and read from there afterwards.
+        """
         return self.length * math.prod(self.shape)
 
     def recipe(self, k: int) -> tuple:
@@ -182,7 +204,12 @@ PLACES = {
 
 
 def sample_rows(per_class: int, gsd=(0.3, 10.0)) -> list:
-    "Manifest rows of the small scenes: `per_class` of each land use, GSDs spread evenly over log scale, every fourth a test image."
+    """Manifest rows of the small scenes: dictionaries of file, gsd, seed, split and class.
+
+    Arguments:
+    - `per_class`: scenes of each land use; every fourth is a test image.
+    - `gsd`: finest and coarsest, metres per pixel; spread evenly over log scale.
+    """
     rows = []
     for land_use in LAND_USES:
         rng = make_rng('samples', land_use)
@@ -208,7 +235,18 @@ def write_samples(
     place_size: int = 640,
     quality: int = 90,
 ) -> Path:
-    "Write scenes, larger places with masks and `manifest.csv` under `folder`; returns the manifest's path."
+    """Write scenes, larger places with masks and `manifest.csv`; returns the manifest's path.
+
+    Arguments:
+    - `folder`: where to write; made if absent.
+    - `per_class`: small scenes of each land use.
+    - `size`: pixels along a side of the small scenes.
+    - `places`: land use to `(seed, gsd in metres per pixel)` of the larger pictures.
+    - `place_size`: pixels along a side of those.
+    - `quality`: of the JPEG files, 1 to 95.
+
+        write_samples('samples', per_class=2, size=64)
+    """
     folder = Path(folder)
     rows = sample_rows(per_class) + [
         dict(file=f'places/{name}.jpg', gsd=gsd, seed=seed, split='place', **{'class': name})

@@ -27,7 +27,9 @@ FINER = 4  # points of the noise table per random value, along each axis
 
 @lru_cache(maxsize=1)
 def noise_tables() -> list:
-    "Smooth noise that repeats after 256 random values, `(1024, 1024)`, and the same averaged over 2 x 2 again and again."
+    """Smooth noise that repeats after 256 random values, `(1024, 1024)`, and the same averaged
+    over 2 x 2 again and again.
+    """
     white = np.pad(
         make_rng('lattice').standard_normal((256, 256)).astype(np.float32), 4, mode='wrap'
     )
@@ -41,7 +43,12 @@ def noise_tables() -> list:
 def octave(
     centre, gsd: float, hw: tuple, spacing: float, seed: int, stretch: float = 1.0
 ) -> np.ndarray:
-    "Noise `(H, W)` with one random value per `spacing` metres (times `stretch` across), fixed to the ground, averaged over the pixels."
+    """Noise `(H, W)` of one spacing, fixed to the ground, averaged over the pixels.
+
+    There is one random value per `spacing` metres, `stretch` times as far apart across. From tables
+    of the same noise at several sizes the one nearest to the pixel is resampled (a mipmap:
+    Williams, Pyramidal Parametrics, SIGGRAPH 1983).
+    """
     ratio = gsd * FINER / spacing  # points of the table per pixel
     level = min(max(0, math.floor(math.log2(ratio / 1.4))), len(noise_tables()) - 1)
     table, parts, box = noise_tables()[level], [], []
@@ -59,16 +66,17 @@ def octave(
     return np.asarray(noise.resize((hw[1], hw[0]), how, box=(left, top, right, bottom)))
 
 
-SPACINGS = (
-    (0.25, 0.6, 1.5),
-    (3.4, 7.5, 17.0),
-    (41.0, 97.0, 260.0, 700.0),
-)  # metres, of fine, medium and broad noise
+# metres, of fine, medium and broad noise
+SPACINGS = ((0.25, 0.6, 1.5), (3.4, 7.5, 17.0), (41.0, 97.0, 260.0, 700.0))
 FADED = 0.2  # spacing in pixels below which an octave has averaged out
 
 # %% ../../nbs/engine/01_texture.ipynb #octaves
 def octaves(centre, gsd: float, hw: tuple, spacings, seed: int, stretch: float = 1.0) -> np.ndarray:
-    "Sum of octaves `(H, W)`; those much finer than a pixel have averaged out, those of many pixels are made at a quarter of the size."
+    """Sum of octaves `(H, W)`.
+
+    Those much finer than a pixel have averaged out, those of many pixels are made at a quarter of
+    the size.
+    """
     near, far = (
         [(k, s) for k, s in enumerate(spacings) if FADED * gsd < s < 20 * gsd],
         [(k, s) for k, s in enumerate(spacings) if s >= 20 * gsd],
@@ -116,7 +124,9 @@ def ripples(world: World, centre, gsd: float, hw: tuple, spacings) -> np.ndarray
 
 # %% ../../nbs/engine/01_texture.ipynb #fractal-noise
 def fractal_noise(world: World, centre, gsd: float, hw: tuple) -> np.ndarray:
-    "Noise `(H, W)` with the same contrast in every octave, from far below a pixel to twice the view: it looks alike at every GSD."
+    """Noise `(H, W)` with the same contrast in every octave, from far below a pixel to twice the
+    view: it looks alike at every GSD.
+    """
     start = make_rng(
         'fractal', world.seed
     ).random()  # no scale is a special one, not even powers of two
@@ -135,7 +145,10 @@ RIPPLES = {'sea': (1.1, 2.6, 6.0, 14.0), 'desert': (1.5, 9.0, 26.0, 70.0)}  # me
 
 
 def mixture(code: np.ndarray) -> tuple:
-    "Of material codes on the canvas: the mask `(H, W)`, the most frequent class in each pixel, and the mean `GAINS` `(4, H, W)`."
+    """Mask `(H, W)` and mean `GAINS` `(4, H, W)` from material codes on the canvas.
+
+    The mask has the most frequent class of the samples of each pixel; ties go to the lower index.
+    """
     h, w = len(code) // SUPER, code.shape[1] // SUPER
     rows = code.view(f'u{SUPER}').reshape(
         h, SUPER, w
@@ -165,7 +178,10 @@ HAZE = (13, 15, 19)
 def textured(
     world: World, painted: Image.Image, centre, gsd: float, gains: np.ndarray
 ) -> np.ndarray:
-    "Image uint8 `(3, H, W)`: the canvas averaged over each pixel, times the noise of its materials, times the light."
+    """Image uint8 `(3, H, W)`.
+
+    The canvas averaged over each pixel, times the noise of its materials, times the light.
+    """
     fine, medium, broad = noise_bands(world, centre, gsd, gains.shape[1:])
     light = 1 + gains[0] * fine + gains[1] * medium + gains[2] * broad
     if world.land_use == 'fractal':

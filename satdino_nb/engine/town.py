@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from .countryside import TOWN, countryside, draw_orchard, zone
 from satdino_nb.engine.drawing import (
     ASPHALT,
     CONCRETE,
@@ -36,7 +37,6 @@ from satdino_nb.engine.drawing import (
     tile,
     trees,
 )
-from .countryside import TOWN, countryside, draw_orchard, zone
 
 # %% ../../nbs/engine/01_town.ipynb #roads-around
 def roads_around(h, w, width, path=1.8) -> list:
@@ -52,7 +52,10 @@ def roads_around(h, w, width, path=1.8) -> list:
 
 # %% ../../nbs/engine/01_town.ipynb #houses
 def houses(world, rng, h, w, plot, size, roofs) -> tuple:
-    "Two rows of plots back to back in `h` by `w` metres: lawn, drive, house, shed, garden trees, now and then a pool."
+    """Two rows of plots back to back in `h` by `w` metres.
+
+    Lawn, drive, house, shed, garden trees, now and then a pool.
+    """
     n = max(2, int(w / plot))
     x, side = [v.ravel() for v in np.meshgrid((np.arange(n) + 0.5) * w / n - w / 2, [-1.0, 1.0])]
     m, step = len(x), w / n
@@ -112,7 +115,10 @@ def houses(world, rng, h, w, plot, size, roofs) -> tuple:
 def draw_block(
     world, rng, h, w, fine, plot=15.0, size=(9.0, 10.5), canopy=1.1, pools=0.08
 ) -> tuple:
-    "A residential block: streets about, houses, gardens, parked cars, trees; some blocks are a green."
+    """A residential block: streets about, houses, gardens, parked cars, trees.
+
+    Some blocks are a green.
+    """
     ground, (ih, iw) = roads_around(h, w, 7.0)
     kinds = ('tile', 'slate', 'tile')[pick(world.seed, 5, 5, 3) :][0], 'slate', 'tile'
     roofs = 2 * ROOFS[kinds[0]] + ROOFS[kinds[1]][:3] + ROOFS[kinds[2]][:2]
@@ -206,7 +212,9 @@ def town(
     homes: bool = False,
     grain: float = 0.7,
 ) -> None:
-    "Cells of `draw` over about `share` of the plane, avenues between every few of them, countryside beyond."
+    """Cells of `draw` over about `share` of the plane, avenues between every few of them,
+    countryside beyond.
+    """
     world, (y0, x0, y1, x1) = canvas.world, canvas.box
     inside = lambda y, x: zone(world, y, x, TOWN) < share
     countryside(canvas, lambda y, x: ~inside(y, x))
@@ -401,7 +409,10 @@ def halls(world, rng, h, w) -> list:
 
 # %% ../../nbs/engine/01_town.ipynb #draw-works
 def draw_works(world, rng, h, w, fine) -> tuple:
-    "An industrial cell: a tank farm, or a yard with halls, lorries, containers and a staff car park."
+    """An industrial cell.
+
+    A tank farm, or a yard with halls, lorries, containers and a staff car park.
+    """
     ground, (ih, iw) = roads_around(h, w, 9.0)
     ground += [
         polygons(rects(0, 0, ih, iw), grass_of(world)),
@@ -560,7 +571,10 @@ def diamond(world, rng, y, x) -> list:
 
 # %% ../../nbs/engine/01_town.ipynb #draw-sports
 def draw_sports(world, rng, h, w, fine) -> tuple:
-    "A cell of sports grounds: a stadium, two pitches, tennis courts or baseball, with trees, a club house and cars."
+    """A cell of sports grounds.
+
+    A stadium, two pitches, tennis courts or baseball, with trees, a club house and cars.
+    """
     ground, (ih, iw) = roads_around(h, w, 6.0)
     ground.append(
         polygons(

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from .countryside import countryside
 from satdino_nb.engine.drawing import (
     ASPHALT,
     CONCRETE,
@@ -37,12 +38,13 @@ from satdino_nb.engine.drawing import (
     shade_of,
     trees,
 )
-from .countryside import countryside
 from .town import flat_roof, residential, stalls
 
 # %% ../../nbs/engine/01_transport.ipynb #motorway
 def motorway(canvas):
-    "Two carriageways of three 3.6 m lanes through farmland and woods, with traffic and bridges over it."
+    """Two carriageways of three 3.6 m lanes through farmland and woods, with traffic and bridges
+    over it.
+    """
     world = canvas.world
     if pick(world.seed, 2, 2, 4) == 0:
         residential(canvas)
@@ -113,7 +115,10 @@ def overpass(canvas, x: float) -> None:
 
 # %% ../../nbs/engine/01_transport.ipynb #runway
 def runway(canvas):
-    "A 45 m runway of 2,600 m with its markings, a parallel taxiway, an apron with aircraft; farmland beyond the fence."
+    """A 45 m runway of 2,600 m with its markings, a parallel taxiway, an apron with aircraft.
+
+    Farmland beyond the fence.
+    """
     world = canvas.world
     countryside(canvas, lambda y, x: (y < -240) | (y > 540) | (abs(x) > 1590))
     green = ink(np.array(grass_of(world)[:3]) * 0.9 + (8, 12, 6), 'turf')
