@@ -283,7 +283,7 @@ def terminal(canvas) -> None:
                 canvas,
                 aircraft(372.0, 45.0 * k, 180.0, sun, span=rng.choice([34.0, 34.0, 30.0, 40.0])),
             )
-    for k in range(3):
+    for _k in range(3):
         put(
             canvas,
             aircraft(
