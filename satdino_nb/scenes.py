@@ -23,7 +23,7 @@ from satdino_nb.engine.scene_data import (  # noqa: F401
     PLACES,
     SceneDataset,
     sample_rows,
-    write_samples,  # noqa: F401
+    write_samples,
 )
 
 _all_ = ['MASK_CLASSES', 'MASK_COLOURS', 'LAND_USES', 'AMBIGUOUS', 'World', 'make_world']

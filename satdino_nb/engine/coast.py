@@ -74,10 +74,8 @@ def river(canvas):
         np.arange(math.floor(canvas.box[1] / step) - 30, math.ceil(canvas.box[3] / step) + 31)
         * step
     )
-    y, wide = (
-        river_y(world, x),
-        46 + 30 * pick(world.seed, 6, 6, 3) / 2 + 9 * np.sin(x / 61) + 6 * np.sin(x / 27),
-    )
+    y = river_y(world, x)
+    wide = 46 + 30 * pick(world.seed, 6, 6, 3) / 2 + 9 * np.sin(x / 61) + 6 * np.sin(x / 27)
     bend = np.gradient(np.gradient(river_y(world, x), x), x)
     put(
         canvas,
@@ -149,9 +147,10 @@ def boats(rng, y, x, degrees, length, sun) -> list:
             (0.1, -0.15),
         ]
     )
+    # rows: along, across
     turn = np.stack(
         [np.stack([np.sin(a), np.cos(a)], -1), np.stack([np.cos(a), -np.sin(a)], -1)], 1
-    )  # rows: along, across
+    )
     place = lambda p: (p * length[:, None, None]) @ turn + np.stack([y, x], -1)[:, None]
     colour = choose(
         rng,
@@ -176,9 +175,8 @@ def shore_y(world: World, x) -> np.ndarray:
     """
     a = pick(world.seed, 3, 3, 628) / 100
     beach = 26 * np.sin(x / 170 + a) + 11 * np.sin(x / 67 + 2 * a) + 34
-    t = np.clip(
-        (np.abs((x + 1500) % 3000 - 1500) - 520) / 160, 0, 1
-    )  # 0 at the harbour, 1 at the beach
+    # 0 at the harbour, 1 at the beach
+    t = np.clip((np.abs((x + 1500) % 3000 - 1500) - 520) / 160, 0, 1)
     return beach * t * t * (3 - 2 * t)
 
 # %% ../../nbs/engine/01_coast.ipynb #harbour
@@ -444,10 +442,9 @@ def desert(canvas):
         shrubs(canvas)
 
 # %% ../../nbs/engine/01_coast.ipynb #draw-shrubs
-SHRUB, SHRUBS = (
-    (104, 100, 66),
-    1.3,
-)  # colour of shrubs; metres per canvas pixel above which only their mean colour is kept
+# colour of shrubs; metres per canvas pixel above which only their mean colour is kept
+SHRUB = (104, 100, 66)
+SHRUBS = 1.3
 
 
 def draw_shrubs(world, rng, h, w, fine) -> tuple:

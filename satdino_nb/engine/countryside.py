@@ -41,10 +41,8 @@ def jittered(rng, h, w, pitch) -> tuple:
     """
     ny, nx = max(3, round(h / pitch)), max(3, round(w / pitch))
     i, j = [v.ravel() for v in np.indices((ny, nx))]
-    y, x = (
-        (i + 0.5) * h / ny - h / 2 + rng.normal(0, 0.3 * pitch, len(i)),
-        (j + 0.5) * w / nx - w / 2 + rng.normal(0, 0.3 * pitch, len(i)),
-    )
+    y = (i + 0.5) * h / ny - h / 2 + rng.normal(0, 0.3 * pitch, len(i))
+    x = (j + 0.5) * w / nx - w / 2 + rng.normal(0, 0.3 * pitch, len(i))
     return (
         y,
         x,
@@ -167,9 +165,8 @@ def split_plots(rng, corners, smallest: float) -> list:
     area = abs(sum(y * v - x * u for (y, x), (u, v) in zip(corners, after))) / 2
     if area < smallest * rng.uniform(1, 2.6):
         return [np.array(corners)]
-    (y, x), (u, v) = max(
-        zip(corners, after), key=lambda side: math.dist(*side)
-    )  # cut across the longest side
+    # cut across the longest side
+    (y, x), (u, v) = max(zip(corners, after), key=lambda side: math.dist(*side))
     turn = math.atan2(v - x, u - y) + rng.normal(0, 0.06)
     d = [y * math.cos(turn) + x * math.sin(turn) for y, x in corners]
     cut = sum(d) / len(d) + rng.uniform(-0.14, 0.14) * (max(d) - min(d))
@@ -228,11 +225,9 @@ def field(world, rng, corners, fine: int = 2) -> list:
 
     Crop or bare soil, headland, drill rows and the wheel tracks of the sprayer.
     """
-    k, lightness, rows = (
-        crop_of(world, rng),
-        rng.uniform(0.92, 1.08),
-        (rng.choice([0.75, 1.5, 3.0]), rng.choice([0.84, 0.88, 1.1]), rng.uniform(0.965, 1.035)),
-    )
+    k = crop_of(world, rng)
+    lightness = rng.uniform(0.92, 1.08)
+    rows = (rng.choice([0.75, 1.5, 3.0]), rng.choice([0.84, 0.88, 1.1]), rng.uniform(0.965, 1.035))
     material, colour = CROPS[k]
     colour = np.asarray(colour) * lightness * (1 + 0.08 * world.dry * np.array([1, 0.4, 0.2]))
     out = corners - corners.mean(0)
@@ -243,8 +238,9 @@ def field(world, rng, corners, fine: int = 2) -> list:
     out = [
         polygons(corners, grass_of(world)),
         polygons(inside, ink(flat, material)),
+        # each pass of the machine
         polygons(rows_in(inside, 24.0, 12.0, 3), ink(flat * rows[2], material)),
-    ]  # each pass of the machine
+    ]
     if fine < 2:
         return out
     out.append(
@@ -268,13 +264,11 @@ def draw_farmland(world, rng, h, w, fine) -> tuple:
     "A block of fields between farm tracks: hedges, single trees, now and then a farmstead."
     block = rects(0, 0, h - 5, w - 5)[0]
     plots = split_plots(rng, block, (9000.0, 14000.0, 24000.0, 40000.0)[pick(world.seed, 2, 9, 4)])
-    ground, hedges = (
-        [
-            polygons(rects(0, 0, h + 2, w + 2), grass_of(world, 0.95)),
-            polygons(rects(0, [-w / 2, w / 2], h, 3.6), TRACK),
-        ],
-        [np.zeros((0, 2))],
-    )
+    ground = [
+        polygons(rects(0, 0, h + 2, w + 2), grass_of(world, 0.95)),
+        polygons(rects(0, [-w / 2, w / 2], h, 3.6), TRACK),
+    ]
+    hedges = [np.zeros((0, 2))]
     for corners in plots:
         ground += field(world, rng, corners, fine)
         for a, b in zip(corners, following(corners[None])[0]):
@@ -293,10 +287,8 @@ def draw_farmland(world, rng, h, w, fine) -> tuple:
 def farmstead(world, rng, at) -> tuple:
     "A farm about `at`: yard, barns, a house, trees."
     yard = blobs(rng, at[0], at[1], 34.0, 14, 0.12)
-    y, x = (
-        at[0] + np.array([-16.0, 4.0, 17.0]) + rng.normal(0, 2, 3),
-        at[1] + np.array([-8.0, 12.0, -14.0]) + rng.normal(0, 2, 3),
-    )
+    y = at[0] + np.array([-16.0, 4.0, 17.0]) + rng.normal(0, 2, 3)
+    x = at[1] + np.array([-8.0, 12.0, -14.0]) + rng.normal(0, 2, 3)
     barns = gables(
         y,
         x,

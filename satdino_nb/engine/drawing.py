@@ -143,9 +143,8 @@ def blobs(rng, y, x, radius, corners: int = 12, rough: float = 0.2) -> np.ndarra
     wobble = (size * np.cos(phase)) @ np.cos(k[:, None] * t) - (size * np.sin(phase)) @ np.sin(
         k[:, None] * t
     )
-    round_off = math.sqrt(
-        2 * math.pi / (corners * math.sin(2 * math.pi / corners))
-    )  # as large as a circle, however few the corners
+    # as large as a circle, however few the corners
+    round_off = math.sqrt(2 * math.pi / (corners * math.sin(2 * math.pi / corners)))
     r = round_off * r[:, None] * (1 + rough * wobble.clip(-1.6, 1.6))
     return np.stack([y[:, None] + r * np.sin(t), x[:, None] + r * np.cos(t)], -1)
 
@@ -190,9 +189,8 @@ def cast(points: np.ndarray, height, sun) -> np.ndarray:
     away = (edge[..., 0] * offset[:, None, 1] - edge[..., 1] * offset[:, None, 0]) * area_sign(
         points
     )[:, None] < 0
-    far = np.stack([previous(away), away], -1).reshape(
-        len(points), 2 * points.shape[1]
-    )  # which corners move with the shadow
+    # which corners move with the shadow
+    far = np.stack([previous(away), away], -1).reshape(len(points), 2 * points.shape[1])
     return np.repeat(points, 2, 1) + far[..., None] * offset[:, None]
 
 
@@ -343,12 +341,10 @@ class Canvas:
 
     def __post_init__(self):
         a = math.radians(self.world.angle)
-        self.turn = np.array(
-            [[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]]
-        )  # local (y, x) @ turn = world (y, x)
-        self.fine = sum(
-            self.step < limit for limit in DETAIL
-        )  # 2: all details, 1: without those of plants, 0: nor those of things
+        # local (y, x) @ turn = world (y, x)
+        self.turn = np.array([[math.cos(a), math.sin(a)], [-math.sin(a), math.cos(a)]])
+        # 2: all details, 1: without those of plants, 0: nor those of things
+        self.fine = sum(self.step < limit for limit in DETAIL)
         self.pen, self.dark = ImageDraw.Draw(self.image), ImageDraw.Draw(self.shade)
         half = np.array([self.image.height, self.image.width]) * self.step / 2
         corners = (
@@ -462,9 +458,8 @@ def put(canvas: Canvas, batches, at=(0.0, 0.0)) -> None:
         d, at = repeated(d, np.asarray(at)), (0.0, 0.0)
     size, turn = np.array([canvas.image.height, canvas.image.width]), canvas.turn / step
     shift = (np.asarray(at) @ canvas.turn - canvas.middle) / step + size / 2
-    chance = d.areas / (
-        step * (2 * d.reach + 0.5 * step)
-    )  # its area over what Pillow fills at least
+    # its area over what Pillow fills at least
+    chance = d.areas / (step * (2 * d.reach + 0.5 * step))
     seen = (abs(d.centre @ turn + shift - size / 2) < size / 2 + d.reach[:, None] / step).all(1) & (
         chance > np.maximum(d.luck, 0.07)
     )

@@ -77,10 +77,8 @@ def octaves(centre, gsd: float, hw: tuple, spacings, seed: int, stretch: float =
     Those much finer than a pixel have averaged out, those of many pixels are made at a quarter of
     the size.
     """
-    near, far = (
-        [(k, s) for k, s in enumerate(spacings) if FADED * gsd < s < 20 * gsd],
-        [(k, s) for k, s in enumerate(spacings) if s >= 20 * gsd],
-    )
+    near = [(k, s) for k, s in enumerate(spacings) if FADED * gsd < s < 20 * gsd]
+    far = [(k, s) for k, s in enumerate(spacings) if s >= 20 * gsd]
     total = np.zeros(hw, np.float32)
     for k, s in near:
         total += octave(centre, gsd, hw, s, seed + k, stretch)
@@ -135,9 +133,8 @@ def fractal_noise(world: World, centre, gsd: float, hw: tuple) -> np.ndarray:
     return sum(octave(centre, gsd, hw, 2.0 ** (k + start), world.seed * 11 + 5 * k) for k in powers)
 
 # %% ../../nbs/engine/01_texture.ipynb #mixture
-GAINS = np.zeros(
-    (16, 4), np.float32
-)  # by material: strength of fine, medium and broad noise and of ripples
+# by material: strength of fine, medium and broad noise and of ripples
+GAINS = np.zeros((16, 4), np.float32)
 GAINS[: len(MATERIALS)] = [row[1:] for row in MATERIALS.values()]
 IS_CLASS = np.zeros((16, len(MASK_CLASSES)), np.float32)
 IS_CLASS[np.arange(len(MATERIALS)), CLASS_OF] = 1
@@ -150,9 +147,8 @@ def mixture(code: np.ndarray) -> tuple:
     The mask has the most frequent class of the samples of each pixel; ties go to the lower index.
     """
     h, w = len(code) // SUPER, code.shape[1] // SUPER
-    rows = code.view(f'u{SUPER}').reshape(
-        h, SUPER, w
-    )  # the samples of a pixel side by side, as one number
+    # the samples of a pixel side by side, as one number
+    rows = code.view(f'u{SUPER}').reshape(h, SUPER, w)
     first = code[::SUPER, ::SUPER]
     mixed = (rows != first[:, None] * rows.dtype.type(256**SUPER // 255)).any(1)
     mask, gains = CLASS_OF[first], GAINS.T.take(first, 1)
@@ -167,11 +163,8 @@ def mixture(code: np.ndarray) -> tuple:
     return mask, gains
 
 # %% ../../nbs/engine/01_texture.ipynb #textured
-BROWNER = (
-    0.4,
-    0.12,
-    -0.3,
-)  # of red, green, blue, where the ground is lighter: straw here, lush there
+# of red, green, blue, where the ground is lighter: straw here, lush there
+BROWNER = (0.4, 0.12, -0.3)
 HAZE = (13, 15, 19)
 
 

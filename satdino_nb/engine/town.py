@@ -63,10 +63,8 @@ def houses(world, rng, h, w, plot, size, roofs) -> tuple:
         np.array(grass_of(world)[:3]) * rng.uniform(0.86, 1.16, (m, 1)) + rng.normal(0, 5, (m, 3)),
         'turf',
     )
-    hh, ww = (
-        size[0] * rng.uniform(0.85, 1.15, m),
-        np.minimum(size[1] * rng.uniform(0.85, 1.15, m), step - 2.4),
-    )
+    hh = size[0] * rng.uniform(0.85, 1.15, m)
+    ww = np.minimum(size[1] * rng.uniform(0.85, 1.15, m), step - 2.4)
     y = side * (h / 2 - rng.uniform(5, 7.5, m) - hh / 2)
     drive, swap = x + rng.choice([-1, 1], m) * (step / 2 - 1.9), rng.random(m) < 0.3
     out = [
@@ -132,13 +130,11 @@ def draw_block(
             polygons(rects(py, px, 4.0, 8.0), ink((88, 158, 172), 'water')),
         ]
     n = int(canopy * len(x))
-    ty, tx = (
-        np.r_[
-            rng.uniform(-0.22, 0.22, 2 * n) * ih,
-            rng.choice([-1, 1], n) * (ih / 2 - rng.uniform(1, 4, n)),
-        ],
-        rng.uniform(-0.49, 0.49, 3 * n) * iw,
-    )
+    ty = np.r_[
+        rng.uniform(-0.22, 0.22, 2 * n) * ih,
+        rng.choice([-1, 1], n) * (ih / 2 - rng.uniform(1, 4, n)),
+    ]
+    tx = rng.uniform(-0.49, 0.49, 3 * n) * iw
     crowns = trees(rng, ty, tx, rng.gamma(7, 0.38, 3 * n), world.sun, world.dry * 0.8, fine=fine)
     parked = rng.random(len(x)) < 0.55
     k = rng.integers(len(x) // 4, len(x) // 2 + 1)
@@ -162,10 +158,8 @@ def draw_green(world, rng, h, w, fine) -> tuple:
     "A block left open: lawn, paths, a pond, trees."
     ground, (ih, iw) = roads_around(h, w, 7.0)
     n, slope = int(ih * iw / 130), math.degrees(math.atan2(ih, iw))
-    lawn, pond = (
-        ink(grass_of(world)[:3], 'turf'),
-        blobs(rng, *rng.uniform(-0.12, 0.12, 2) * (ih, iw), 0.18 * ih, 20, 0.3),
-    )
+    lawn = ink(grass_of(world)[:3], 'turf')
+    pond = blobs(rng, *rng.uniform(-0.12, 0.12, 2) * (ih, iw), 0.18 * ih, 20, 0.3)
     ground += [
         polygons(rects(0, 0, ih, iw), lawn),
         polygons(rects(0, 0, 2.2, math.hypot(ih, iw) * 0.97, [slope, -slope]), TRACK),
@@ -195,10 +189,8 @@ def draw_spare(world, rng, h, w, fine) -> tuple:
             inks_of(choose(rng, [(160, 140, 110), (140, 122, 96)], 6), 'soil'),
         )
     )
-    y, x = (
-        rng.choice([-0.3, 0.1, 0.3], n) * h + rng.normal(0, 0.07 * h, n),
-        rng.uniform(-0.47, 0.47, n) * w,
-    )
+    y = rng.choice([-0.3, 0.1, 0.3], n) * h + rng.normal(0, 0.07 * h, n)
+    x = rng.uniform(-0.47, 0.47, n) * w
     return ground, [trees(rng, y, x, rng.gamma(5, 0.4, n), world.sun, world.dry, fine=fine)]
 
 # %% ../../nbs/engine/01_town.ipynb #town-cells
@@ -459,17 +451,14 @@ def industrial(canvas):
 
 def draw_solar(world, rng, h, w, fine) -> tuple:
     "A cell of a solar farm: tables of panels on grass, tracks, inverter huts."
-    pitch, deep = (
-        (6.2, 7.0, 8.5)[pick(world.seed, 9, 1, 3)],
-        (3.3, 4.1, 4.4)[pick(world.seed, 9, 1, 3)],
-    )
+    pitch = (6.2, 7.0, 8.5)[pick(world.seed, 9, 1, 3)]
+    deep = (3.3, 4.1, 4.4)[pick(world.seed, 9, 1, 3)]
     y = np.arange(-h / 2 + 6, h / 2 - 4, pitch)
     ty, tx = [v.ravel() for v in np.meshgrid(y, np.array([-1, 0, 1]) * (w - 8) / 3, indexing='ij')]
     span = (w - 8) / 3 - 2.5
     panel = np.array((54, 62, 84)) * rng.uniform(0.92, 1.1)
-    panel = ink(
-        panel if fine else panel + 0.08 * ((102, 110, 124) - panel), 'panel'
-    )  # from afar, with its joints
+    # from afar, with its joints
+    panel = ink(panel if fine else panel + 0.08 * ((102, 110, 124) - panel), 'panel')
     table = raised(rects(ty, tx, deep, span), 1.7, panel, world.sun)
     joints = rects(
         np.repeat(ty, 11), (tx[:, None] + np.linspace(-0.5, 0.5, 11) * span).ravel(), deep, 0.16
@@ -607,10 +596,8 @@ def draw_sports(world, rng, h, w, fine) -> tuple:
     )
     n = 90
     edge, t = rng.integers(0, 4, n), rng.uniform(-0.5, 0.5, n)
-    y, x = (
-        np.where(edge < 2, (edge * 2 - 1) * (ih / 2 - 3), t * ih),
-        np.where(edge < 2, t * iw, (edge * 2 - 5) * (iw / 2 - 3)),
-    )
+    y = np.where(edge < 2, (edge * 2 - 1) * (ih / 2 - 3), t * ih)
+    x = np.where(edge < 2, t * iw, (edge * 2 - 5) * (iw / 2 - 3))
     return ground + g, [
         *o,
         *club,
