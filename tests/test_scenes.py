@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from satdino_nb import scenes as module
+from satdino_nb.engine import drawing, scene_data, texture
 from satdino_nb.scenes import (
     AMBIGUOUS,
     LAND_USES,
@@ -72,15 +72,15 @@ def test_a_picture_is_the_mean_of_a_finer_one():
 
 def test_the_mask_is_a_vote():
     code = torch.zeros(8, 8, dtype=torch.uint8).numpy()
-    code[:4, :4] = module.CODE['grass']
-    code[0, :2] = module.CODE['tree']  # two samples of sixteen
-    code[4:, 4:], code[4:, 4:6] = module.CODE['vehicle'], module.CODE['asphalt']
-    code[4, 4] = module.CODE['vehicle']  # nine of sixteen
-    mask, gains = module.mixture(code)
+    code[:4, :4] = drawing.CODE['grass']
+    code[0, :2] = drawing.CODE['tree']  # two samples of sixteen
+    code[4:, 4:], code[4:, 4:6] = drawing.CODE['vehicle'], drawing.CODE['asphalt']
+    code[4, 4] = drawing.CODE['vehicle']  # nine of sixteen
+    mask, gains = texture.mixture(code)
     assert [MASK_CLASSES[c] for c in mask.ravel()] == ['grass', 'bare', 'bare', 'vehicle']
     assert np.allclose(
         gains[:, 0, 0],
-        (14 * module.GAINS[module.CODE['grass']] + 2 * module.GAINS[module.CODE['tree']]) / 16,
+        (14 * texture.GAINS[drawing.CODE['grass']] + 2 * texture.GAINS[drawing.CODE['tree']]) / 16,
     )
 
 
@@ -121,7 +121,7 @@ def test_a_cache_gives_the_same_scenes_and_makes_each_once(tmp_path, monkeypatch
         for k in (3, 0, -1):
             assert torch.equal(kept[k][0], plain[k][0]) and kept[k][1:] == plain[k][1:]
     reopened = pickle.loads(pickle.dumps(kept))
-    monkeypatch.setattr(module, 'scene', lambda *args: pytest.fail('drawn again'))
+    monkeypatch.setattr(scene_data, 'scene', lambda *args: pytest.fail('drawn again'))
     for k in (0, 3, 5):
         assert torch.equal(reopened[k][0], kept[k][0])
     kept[0][0].zero_()  # what is handed out is the caller's own
