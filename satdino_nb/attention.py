@@ -75,7 +75,8 @@ def attention_maps(
             *(attention_maps(model, a[None], layers, heads, g[None]) for a, g in zip(x, gsd))
         )
         return [joined(maps) for maps in each]
-    n, watch = model.num_prefix_tokens, KernelWatch(model.num_prefix_tokens)
+    n = model.num_prefix_tokens
+    watch = KernelWatch(model.num_prefix_tokens)
     layers = [range(len(net.blocks))[i] for i in layers]
 
     def opened(i):
@@ -151,9 +152,8 @@ def attention_figure(model: SatViT, tile: Tile, size: int = 256, head: int | Non
     for ax, token in zip(axes, tokens):
         weights = attention.map(token, head)[0].cpu()
         relative = weights / weights.mean()
-        drawn = overlay(
-            picture, relative, ax, highest=relative.quantile(0.99).item()
-        )  # one patch must not dim all others
+        # one patch must not dim all others
+        drawn = overlay(picture, relative, ax, highest=relative.quantile(0.99).item())
         fig.colorbar(drawn, ax=ax, shrink=0.8, extend='max')
         ax.set_title(
             f'{token.upper()} token, {"mean of heads" if head is None else f"head {head}"}',
@@ -166,9 +166,8 @@ def patch_pca(tokens: Tokens, components: int = 3) -> torch.Tensor:
     "First principal components of each picture's patches, scaled to 0..1 from 2nd to 98th percentile: `(B, h, w, components)`."
     x = tokens.patches.float() - tokens.patches.float().mean(1, keepdim=True)
     u, s, vt = torch.linalg.svd(x, full_matrices=False)
-    sign = (
-        torch.gather(vt, 2, vt.abs().argmax(2, keepdim=True)).sign().mT[:, :, :components]
-    )  # a sign that does not depend on the solver
+    # a sign that does not depend on the solver
+    sign = torch.gather(vt, 2, vt.abs().argmax(2, keepdim=True)).sign().mT[:, :, :components]
     scores = (u * s[:, None])[:, :, :components] * sign
     low, high = (scores.quantile(q, dim=1, keepdim=True) for q in (0.02, 0.98))
     return ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).unflatten(1, tokens.grid)

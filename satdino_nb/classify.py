@@ -45,7 +45,8 @@ def labelled(train: Features, test: Features) -> tuple[torch.Tensor, torch.Tenso
         check_features(f, what)
     named = lambda f: [f.classes[y] if f.classes else str(y) for y in f.labels.tolist()]
     classes = train.classes or tuple(str(k) for k in range(int(train.labels.max()) + 1))
-    here, wanted = named(train), named(test)
+    here = named(train)
+    wanted = named(test)
     unseen = sorted(set(wanted) - set(here))
     if unseen:
         raise ValueError(
@@ -84,7 +85,8 @@ def knn_classifier(
 # %% ../nbs/07_3_classify.ipynb #train-heads
 def standardised(train_x: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
     "Every column of `train_x` with mean 0 and standard deviation 1, the `others` by the same numbers."
-    mean, std = train_x.float().mean(0), train_x.float().std(0).clamp(min=1e-6)
+    mean = train_x.float().mean(0)
+    std = train_x.float().std(0).clamp(min=1e-6)
     return [(x.float() - mean) / std for x in (train_x, *others)]
 
 
@@ -134,7 +136,9 @@ def tuning_split(
     y: torch.Tensor, seed: int = 0, share: float = 0.2
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     "Indices `(rest, tuning)` of training labels, a `share` of each class for tuning; None where a class has too few to give three."
-    g, y, tuning = torch.Generator().manual_seed(seed), y.cpu(), []
+    g = torch.Generator().manual_seed(seed)
+    y = y.cpu()
+    tuning = []
     for k in y.unique():
         members = (y == k).nonzero()[:, 0]
         if len(members) * share < 3:
@@ -163,7 +167,8 @@ def linear_classifier(
 ) -> Prediction:
     "Linear probe by gradient descent; optimiser and learning rate are those of the `sweep` that do best on a fifth of the training tiles (the first of it, where too few)."
     x, test = standardised(train_x, test_x)
-    split, best = tuning_split(train_y, seed), 0
+    split = tuning_split(train_y, seed)
+    best = 0
     if split and len(sweep) > 1:
         rest, tuning = split
         heads = train_heads(x[rest], train_y[rest], num_classes, sweep, epochs, seed=seed)
@@ -196,13 +201,16 @@ def logistic_classifier(
 ) -> Prediction:
     "scikit-learn's logistic regression on standardised features; C is that of `strengths` that does best on a fifth of the training tiles (0.1, where too few)."
     x, test = (v.cpu().numpy() for v in standardised(train_x, test_x))
-    y, split, C = train_y.cpu().numpy(), tuning_split(train_y, seed), 0.1
+    y = train_y.cpu().numpy()
+    split = tuning_split(train_y, seed)
+    C = 0.1
     if split and len(strengths) > 1:
         rest, tuning = (i.numpy() for i in split)
         C = max(
             strengths, key=lambda c: fit_logistic(x[rest], y[rest], c).score(x[tuning], y[tuning])
         )
-    fitted, scores = fit_logistic(x, y, C), np.zeros((len(test), num_classes), dtype=np.float32)
+    fitted = fit_logistic(x, y, C)
+    scores = np.zeros((len(test), num_classes), dtype=np.float32)
     scores[:, fitted.classes_] = fitted.predict_proba(test)
     return Prediction(torch.from_numpy(scores), f'C {C:g}')
 
@@ -254,7 +262,8 @@ def cross_scale(
     **options,
 ) -> np.ndarray:
     "Which test tiles are right, `(S, S, N)` bool, with training tiles at scale i and test tiles at scale j."
-    done, (_, truth, _) = {}, labelled(train_at[sizes[0]], test_at[sizes[0]])
+    done = {}
+    (_, truth, _) = labelled(train_at[sizes[0]], test_at[sizes[0]])
     for a in dict.fromkeys(sizes):
         for b in dict.fromkeys(sizes):
             done[a, b] = (
@@ -288,11 +297,10 @@ def cross_scale_figure(matrices: dict[str, np.ndarray], names: Sequence[str]):
     from matplotlib.figure import Figure
 
     fig = Figure(figsize=(1.2 + 3.6 * len(matrices), 3.9), layout='constrained')
-    axes, means = (
-        np.atleast_1d(fig.subplots(1, len(matrices), sharey=True)),
-        {k: 100 * v.mean(2) for k, v in matrices.items()},
-    )
-    low, high = min(m.min() for m in means.values()), max(m.max() for m in means.values())
+    axes = np.atleast_1d(fig.subplots(1, len(matrices), sharey=True))
+    means = {k: 100 * v.mean(2) for k, v in matrices.items()}
+    low = min(m.min() for m in means.values())
+    high = max(m.max() for m in means.values())
     for ax, (title, mean) in zip(axes, means.items()):
         drawn = ax.imshow(mean, vmin=low, vmax=high, cmap='viridis')
         for (i, j), v in np.ndenumerate(mean):
@@ -336,9 +344,8 @@ def few_labels(
     for seed in range(seeds):
         order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
         for n in counts:
-            few = torch.cat(
-                [order[y[order] == k][:n] for k in y.unique()]
-            )  # more labels: the same ones and others
+            # more labels: the same ones and others
+            few = torch.cat([order[y[order] == k][:n] for k in y.unique()])
             more = dict(options, k=min(20, n)) if how == 'knn' else options
             out[n].append(
                 accuracy(classify(train.subset(few), test, how, seed, **more).scores, truth)
@@ -453,7 +460,8 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
     "The confusion matrix as shares of each true class, in percent (matplotlib `Figure`)."
     from matplotlib.figure import Figure
 
-    n, rate = len(classes), 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    n = len(classes)
+    rate = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     fig = Figure(figsize=(2.6 + 0.36 * n, 1.8 + 0.36 * n), layout='constrained')
     ax = fig.subplots()
     drawn = ax.imshow(rate, cmap='Blues', vmin=0, vmax=100)
@@ -487,10 +495,8 @@ def worst_pairs_figure(
     "The most frequent confusions as pictures: for each the tiles that were wrong with most confidence (matplotlib `Figure`); None without confusions."
     from matplotlib.figure import Figure
 
-    pairs, (confidence, predicted) = (
-        worst_pairs(confusion(scores, labels, len(classes)), most),
-        scores.max(1),
-    )
+    pairs = worst_pairs(confusion(scores, labels, len(classes)), most)
+    (confidence, predicted) = scores.max(1)
     if not pairs:
         return None
     fig = Figure(figsize=(1.9 * pictures, 2.3 * len(pairs)), layout='constrained')

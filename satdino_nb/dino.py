@@ -79,12 +79,13 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, student, q, temperature):
-        V, G, B = len(student), len(q), student.shape[1]
-        total, pairs = q.sum(0), B * G * (V - 1)
-        loss, gradient = (
-            q.new_zeros(()),
-            torch.empty_like(student) if ctx.needs_input_grad[0] else None,
-        )
+        V = len(student)
+        G = len(q)
+        B = student.shape[1]
+        total = q.sum(0)
+        pairs = B * G * (V - 1)
+        loss = q.new_zeros(())
+        gradient = torch.empty_like(student) if ctx.needs_input_grad[0] else None
         for v, scores in enumerate(student):
             z = (scores.float() / temperature).log_softmax(-1)
             partners, n = (total - q[v], G - 1) if v < G else (total, G)
@@ -115,11 +116,9 @@ class DINOLoss(nn.Module):
         super().__init__()
         if centring not in ('mean', 'sinkhorn'):
             raise ValueError(f"centring must be 'mean' or 'sinkhorn', got {centring!r}")
-        self.student_temp, self.centre_momentum, self.centring = (
-            student_temp,
-            centre_momentum,
-            centring,
-        )
+        self.student_temp = student_temp
+        self.centre_momentum = centre_momentum
+        self.centring = centring
         self.register_buffer('centre', torch.zeros(out_dim))
 
     def probabilities(self, teacher: torch.Tensor, teacher_temp: float) -> torch.Tensor:
@@ -153,10 +152,8 @@ def gsd_loss(
         raise ValueError(
             'the GSD loss needs the GSD of every image; give it, train with gamma=0, or skip such images (unknown_gsd)'
         )
-    truth, share = (
-        gsd.float().nan_to_num(1.0).to(said.device),
-        (known / known.sum().clamp(min=1)).float().to(said.device),
-    )
+    truth = gsd.float().nan_to_num(1.0).to(said.device)
+    share = (known / known.sum().clamp(min=1)).float().to(said.device)
     return ((said.float() - (truth.log() if log else truth)).square() * share).sum()
 
 # %% ../nbs/05_dino.ipynb #network
@@ -168,7 +165,8 @@ class Network(nn.Module):
         self.backbone, self.head = backbone, head
 
     def forward(self, x: torch.Tensor):
-        tokens, head = self.backbone.summary(x.flatten(0, 1)), self.backbone.gsd_head
+        tokens = self.backbone.summary(x.flatten(0, 1))
+        head = self.backbone.gsd_head
         said = None if head is None else head(tokens.gsd).view(x.shape[:2])
         return (
             self.head(tokens.cls).unflatten(0, x.shape[:2]),
@@ -184,14 +182,12 @@ class Losses:
     total: torch.Tensor
     dino: torch.Tensor
     gsd: torch.Tensor
-    gsd_mae: (
-        torch.Tensor
-    )  # mean absolute error of the GSD estimates, metres; NaN without a GSD loss
+    # mean absolute error of the GSD estimates, metres; NaN without a GSD loss
+    gsd_mae: torch.Tensor
     mean_mae: torch.Tensor  # that of always answering the mean of these views
     q: torch.Tensor  # the teacher's answers (G, B, K), for `answers`
-    features: (
-        torch.Tensor
-    )  # the teacher's CLS tokens (G, B, D), for `effective_rank` and `feature_std`
+    # the teacher's CLS tokens (G, B, D), for `effective_rank` and `feature_std`
+    features: torch.Tensor
 
 
 def answers(q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -234,7 +230,9 @@ class SatDINO(nn.Module):
             raise ValueError('gamma > 0 needs a backbone with a GSD token')
         if backbone.gsd_head is not None:
             backbone.gsd_head.requires_grad_(bool(gamma) and train_gsd_head)
-        self.student, self.gamma, self.unknown_gsd = Network(backbone, head), gamma, unknown_gsd
+        self.student = Network(backbone, head)
+        self.gamma = gamma
+        self.unknown_gsd = unknown_gsd
         self.average = ModelEmaV3(self.student, exclude_buffers=True).requires_grad_(False)
         self.loss = DINOLoss(
             head.last_layer.weight.shape[0], student_temp, centre_momentum, centring
@@ -281,13 +279,12 @@ class SatDINO(nn.Module):
 
     def gsd_losses(self, said: Sequence[torch.Tensor], gsd: Sequence[torch.Tensor]) -> tuple:
         "GSD loss, mean absolute error in metres, and that of always answering the mean."
-        said, truth, log = (
-            torch.cat(said).float(),
-            torch.cat(list(gsd)).float(),
-            self.student.backbone.config.gsd_log,
-        )
+        said = torch.cat(said).float()
+        truth = torch.cat(list(gsd)).float()
+        log = self.student.backbone.config.gsd_log
         loss = gsd_loss(said, truth, log, self.unknown_gsd)
-        truth, said = truth.to(said.device), said.detach()
+        truth = truth.to(said.device)
+        said = said.detach()
         metres = said.exp() if log else said
         return loss, (metres - truth).abs().nanmean(), (truth - truth.nanmean()).abs().nanmean()
 
@@ -303,7 +300,8 @@ def cosine_schedule(
     base: float, final: float, epochs: float, steps_per_epoch: int = 1, warmup_epochs: float = 0
 ) -> np.ndarray:
     "One value for each step: linear from 0 to `base` over the warm-up, then half a cosine to `final`."
-    steps, warmup = int(epochs * steps_per_epoch), int(warmup_epochs * steps_per_epoch)
+    steps = int(epochs * steps_per_epoch)
+    warmup = int(warmup_epochs * steps_per_epoch)
     if not 0 <= warmup <= steps:
         raise ValueError(f'a warm-up of {warmup} steps does not fit in {steps}')
     rest = np.arange(steps - warmup)

@@ -24,7 +24,8 @@ def neighbours(features: torch.Tensor, k: int = 10) -> tuple[np.ndarray, np.ndar
         )
     if not features.isfinite().all():
         raise ValueError('features hold NaN or infinite values')
-    x, found = F.normalize(features.float(), dim=1), []
+    x = F.normalize(features.float(), dim=1)
+    found = []
     for start in range(0, len(x), 1024):
         cosine = x[start : start + 1024] @ x.T
         cosine[
@@ -67,10 +68,11 @@ def umap_map(
         raise ImportError("UMAP maps need umap-learn: pip install 'satdino_nb[maps]'") from e
     index, distance = neighbours(features, k - 1)
     own = np.arange(len(index))[:, None]
+    # umap counts a point as its own neighbour
     knn = (
         np.hstack([own, index]),
         np.hstack([0 * own.astype('float32'), distance.clip(0)]),
-    )  # umap counts a point as its own neighbour
+    )
     reducer = UMAP(
         n_neighbors=k,
         min_dist=min_dist,
@@ -103,7 +105,8 @@ def kept_neighbours(features: torch.Tensor, xy: np.ndarray, k: int = 10) -> floa
 # %% ../nbs/09_embed.ipynb #spaced
 def spaced(xy: np.ndarray, most: int, gap: float) -> list[int]:
     "Indices of at most `most` points, in order, no two closer than `gap` of the page's width along both axes."
-    unit, chosen = (xy - xy.min(0)) / np.ptp(xy, axis=0).clip(1e-12), []
+    unit = (xy - xy.min(0)) / np.ptp(xy, axis=0).clip(1e-12)
+    chosen = []
     for i, p in enumerate(unit):
         if len(chosen) < most and all(np.abs(p - unit[j]).max() >= gap for j in chosen):
             chosen.append(i)
@@ -118,7 +121,8 @@ def map_figure(layout: Map, tiles: Tiles, thumbnails: int = 60, size: float = 8)
 
     fig = Figure(figsize=(size * 1.25, size), layout='constrained')
     ax = fig.subplots()
-    labels, names = np.array([-1 if y is None else y for y in tiles.labels]), list(tiles.classes)
+    labels = np.array([-1 if y is None else y for y in tiles.labels])
+    names = list(tiles.classes)
     for j, label in enumerate(np.unique(labels)):
         at = layout.xy[labels == label]
         ax.scatter(

@@ -74,7 +74,8 @@ def clamp_box(box: tuple, hw: tuple, least: int = 8) -> tuple[int, int, int, int
 
 def centred_box(scene: Scene, share: float = 0.4) -> tuple[int, int, int, int]:
     "A centred square, `share` of the scene's shorter side."
-    (h, w), side = scene.hw, round(share * min(scene.hw))
+    (h, w) = scene.hw
+    side = round(share * min(scene.hw))
     return clamp_box(((h - side) // 2, (w - side) // 2, side, side), scene.hw)
 
 # %% ../nbs/10_explorer.ipynb #sample-crops
@@ -90,9 +91,12 @@ def sample_crops(
 class CropState(traitlets.HasTraits):
     "A scene, the box `(top, left, height, width)` in its pixels, the output size in pixels, and how views are sampled."
 
-    scene, config = traitlets.Instance(Scene), traitlets.Instance(ViewConfig)
-    box, out = traitlets.Tuple(), traitlets.Int(224, min=1)
-    sampling, seed = traitlets.Enum(('none', 'uniform', 'random'), 'none'), traitlets.Int(0, min=0)
+    scene = traitlets.Instance(Scene)
+    config = traitlets.Instance(ViewConfig)
+    box = traitlets.Tuple()
+    out = traitlets.Int(224, min=1)
+    sampling = traitlets.Enum(('none', 'uniform', 'random'), 'none')
+    seed = traitlets.Int(0, min=0)
 
     def __init__(
         self,
@@ -156,7 +160,8 @@ def network_input(scene: Scene, crop: Crop) -> torch.Tensor:
 # %% ../nbs/10_explorer.ipynb #fit-picture
 def fit_picture(picture: Image.Image, size: int) -> Image.Image:
     "`picture` in a square of `size` pixels: repeated a whole number of times if it fits, else shrunk (antialiased)."
-    times, longest = size // max(picture.size), max(picture.size)
+    times = size // max(picture.size)
+    longest = max(picture.size)
     if times:
         return picture.resize((picture.width * times, picture.height * times), Image.NEAREST)
     return picture.resize(
@@ -184,11 +189,9 @@ def overview_picture(
 ) -> Image.Image:
     "The scene in a `size` square with scale bar, the frame of `crop` and the footprints of `views`."
     picture = fit_picture(scene.picture, size)
-    draw, scale, font = (
-        ImageDraw.Draw(picture),
-        picture.width / scene.hw[1],
-        ImageFont.load_default(11),
-    )
+    draw = ImageDraw.Draw(picture)
+    scale = picture.width / scene.hw[1]
+    font = ImageFont.load_default(11)
     edges = lambda c: [
         round(v * scale) for v in (c.left, c.top, c.left + c.width, c.top + c.height)
     ]
@@ -202,7 +205,8 @@ def overview_picture(
         draw.text((x0 + 2, y0), name, fill=colour, font=font)
     picture = with_bar(picture, scene.gsd, scene.hw)
     if crop:
-        (x0, y0, x1, y1), draw = edges(crop), ImageDraw.Draw(picture)
+        (x0, y0, x1, y1) = edges(crop)
+        draw = ImageDraw.Draw(picture)
         draw.rectangle([x0 - 2, y0 - 2, x1 + 1, y1 + 1], outline='black', width=5)
         draw.rectangle([x0 - 1, y0 - 1, x1, y1], outline='#E69F00', width=3)
     return picture
@@ -217,11 +221,9 @@ def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
 # %% ../nbs/10_explorer.ipynb #caption
 def caption(scene: Scene, crop: Crop) -> str:
     "Pixels, effective GSD, footprint, and whether the crop is upsampled, joined by ' · '."
-    (y, x), (h, w), out = (
-        crop_gsd_yx(scene.gsd, crop.hw, crop.out_hw),
-        crop.footprint(scene.gsd),
-        crop.out_hw,
-    )
+    (y, x) = crop_gsd_yx(scene.gsd, crop.hw, crop.out_hw)
+    (h, w) = crop.footprint(scene.gsd)
+    out = crop.out_hw
     axes = '' if abs(y / x - 1) < 0.01 else f' (down {y:.3g}, across {x:.3g})'
     facts = [
         f'{crop.height} x {crop.width} px -> {out[0]} x {out[1]} px',
@@ -240,11 +242,9 @@ def static_picture(state: CropState, size: int = 448) -> Image.Image:
     )
     out.paste(left, (0, 0))
     out.paste(right, (left.width + 8, 0))
-    draw, font, words = (
-        ImageDraw.Draw(out),
-        ImageFont.load_default(15),
-        caption(state.scene, state.crop).split(' · '),
-    )
+    draw = ImageDraw.Draw(out)
+    font = ImageFont.load_default(15)
+    words = caption(state.scene, state.crop).split(' · ')
     for row, text in enumerate(
         (f'{state.scene.name}, {state.scene.gsd:.3g} m/px · {words[0]}', ' · '.join(words[1:]))
     ):
@@ -260,7 +260,8 @@ def gsd_strip(
     figure.clear()
     rows = figure.subplots(len(draws), 1, sharex=True, squeeze=False)[:, 0]
     ticks = [np.sort([c.gsd(scene.gsd) for c in crops]) for crops in draws.values()]
-    low, high = np.min(ticks) * 0.9, np.max(ticks) * 1.1
+    low = np.min(ticks) * 0.9
+    high = np.max(ticks) * 1.1
     for ax, name, g, colour in zip(rows, draws, ticks, ('#0072B2', '#D55E00', '#009E73')):
         ax.eventplot(g, colors=colour, linelengths=0.8, linewidths=2)
         if gsd and low <= gsd <= high:
@@ -351,11 +352,9 @@ class PicturePane:
     def __init__(self, state: CropState, size: int = 448):
         w = _widgets()
         self.state, self.size, self.drawn = state, size, None
-        self.overview, self.view, self.caption = (
-            w.Image(format='jpeg'),
-            w.Image(format='jpeg'),
-            w.HTML(),
-        )
+        self.overview = w.Image(format='jpeg')
+        self.view = w.Image(format='jpeg')
+        self.caption = w.HTML()
         place = w.Layout(
             width=f'{size + 8}px', height=f'{size + 40}px', overflow='hidden', flex='0 0 auto'
         )
@@ -381,7 +380,8 @@ class PicturePane:
                 (self.view, view_picture(s.scene, s.crop, self.size)),
             ):
                 put_picture(widget, jpeg(picture), picture.size)
-            self.caption.value, self.drawn = html.escape(caption(s.scene, s.crop)), now
+            self.caption.value = html.escape(caption(s.scene, s.crop))
+            self.drawn = now
 
 # %% ../nbs/10_explorer.ipynb #scenepane
 class ScenePane:
@@ -412,7 +412,8 @@ def change_box(state: CropState, i: int, value: int, square: bool = True) -> Non
 def set_slider(slider, value: int, low: int, high: int) -> None:
     "Range and value of an `IntSlider`; disabled where there is no choice (a slider without a range cannot be drawn)."
     slider.min = min(low, slider.min)
-    slider.max, slider.disabled = max(high, low + 1), high <= low
+    slider.max = max(high, low + 1)
+    slider.disabled = high <= low
     slider.min, slider.value = low, value
 
 # %% ../nbs/10_explorer.ipynb #boxpane
@@ -466,25 +467,19 @@ class SamplingPane:
 
     def __init__(self, state: CropState):
         w = _widgets()
-        self.state, self.again = (
-            state,
-            w.Button(description='Resample', tooltip='Draw the views of the next seed'),
-        )
+        self.state = state
+        self.again = w.Button(description='Resample', tooltip='Draw the views of the next seed')
         self.kind = w.ToggleButtons(options=['none', 'uniform', 'random'], description='Sampling')
         self.seed = w.BoundedIntText(min=0, max=2**31 - 1, description='Seed')
         self.go = w.Dropdown(options=[('-', -1)], description='Go to view')
         for c in (self.kind, self.seed, self.go):
             c.style.description_width = '84px'
-        self.kind.style.button_width, self.seed.layout.width, self.go.layout.width = (
-            '80px',
-            '200px',
-            '360px',
-        )
-        self.kind.layout.width, self.kind.layout.display, self.kind.layout.flex_flow = (
-            '440px',
-            'flex',
-            'row nowrap',
-        )
+        self.kind.style.button_width = '80px'
+        self.seed.layout.width = '200px'
+        self.go.layout.width = '360px'
+        self.kind.layout.width = '440px'
+        self.kind.layout.display = 'flex'
+        self.kind.layout.flex_flow = 'row nowrap'
         self.box = w.VBox([self.kind, w.HBox([self.seed, self.again]), self.go])
         for c, name in ((self.kind, 'sampling'), (self.seed, 'seed')):
             traitlets.link((state, name), (c, 'value'))
@@ -510,15 +505,19 @@ class StripPane:
 
     def __init__(self, state: CropState):
         w = _widgets()
-        self.state, self.later, self.figure = state, Later(self.draw), None
-        self.strip, self.note = w.Image(format='png'), w.HTML()
+        self.state = state
+        self.later = Later(self.draw)
+        self.figure = None
+        self.strip = w.Image(format='png')
+        self.note = w.HTML()
         self.box = w.VBox([self.strip, self.note])
         state.observe(self.later.ask)
         self.draw()
 
     def draw(self) -> None:
         with errors_to(self.note):
-            s, buffer = self.state, io.BytesIO()
+            s = self.state
+            buffer = io.BytesIO()
             self.figure = gsd_strip(s.scene, local_draws(s), s.crop.gsd(s.scene.gsd), self.figure)
             self.figure.savefig(buffer, format='png')
             put_picture(self.strip, buffer.getvalue(), (440, 190))
@@ -536,12 +535,10 @@ class ModelPane:
     "The model's GSD estimate for the crop of `state`, next to the effective GSD."
 
     def __init__(self, state: CropState, model: SatViT):
-        self.state, self.model, self.later, self.label = (
-            state,
-            model,
-            Later(self.estimate),
-            _widgets().HTML(),
-        )
+        self.state = state
+        self.model = model
+        self.later = Later(self.estimate)
+        self.label = _widgets().HTML()
         self.box = self.label
         state.observe(self.ask, ['scene', 'box', 'out'])
         self.estimate()
@@ -553,13 +550,16 @@ class ModelPane:
     def estimate(self) -> None:
         s = self.state
         with errors_to(self.label):
-            truth, guess = s.crop.gsd(s.scene.gsd), estimate_gsd(self.model, s.scene, s.crop)
+            truth = s.crop.gsd(s.scene.gsd)
+            guess = estimate_gsd(self.model, s.scene, s.crop)
             self.label.value = f"Model's estimate {guess:.3g} m/px, effective GSD {truth:.3g} m/px"
 
 # %% ../nbs/10_explorer.ipynb #save-view
 def save_view(state: CropState, folder='.') -> Path:
     "Write the network's input of `state` as PNG to `folder`; GSD (m/px), source and box stand in its name and metadata."
-    s, gsd, info = state, state.crop.gsd(state.scene.gsd), PngImagePlugin.PngInfo()
+    s = state
+    gsd = state.crop.gsd(state.scene.gsd)
+    info = PngImagePlugin.PngInfo()
     facts = dict(
         gsd=f'{gsd:.9g}',
         source=s.scene.name,
@@ -588,10 +588,8 @@ class SavePane:
         w = _widgets()
         self.state, self.folder = state, folder
         self.save = w.Button(description='Save picture', tooltip="Save the network's input as PNG")
-        self.code, self.note = (
-            w.Text(description='As code', layout=w.Layout(width='740px')),
-            w.HTML(),
-        )
+        self.code = w.Text(description='As code', layout=w.Layout(width='740px'))
+        self.note = w.HTML()
         self.code.style.description_width = '60px'
         self.box = w.VBox(
             [w.HBox([self.save, self.code], layout=w.Layout(flex_flow='row wrap')), self.note]
@@ -601,7 +599,8 @@ class SavePane:
         self.update()
 
     def update(self, _=None) -> None:
-        self.code.value, self.note.value = state_code(self.state), ''
+        self.code.value = state_code(self.state)
+        self.note.value = ''
 
     def write(self, _=None) -> None:
         with errors_to(self.note):
@@ -628,14 +627,15 @@ class Explorer:
         out: int | None = None,  # output size in pixels; the model's input size, or 224
         size: int = 448,
     ):  # of each picture on the screen, in pixels
-        w, out = _widgets(), out or (model.config.img_size if model else 224)
+        w = _widgets()
+        out = out or (model.config.img_size if model else 224)
         self.state = s = CropState(next(iter(scenes.values())), out=out, config=config)
-        self.picture, self.scene, self.crop = (
-            PicturePane(s, size),
-            ScenePane(s, scenes, size),
-            BoxPane(s),
-        )
-        self.sampling, self.strip, self.save = SamplingPane(s), StripPane(s), SavePane(s)
+        self.picture = PicturePane(s, size)
+        self.scene = ScenePane(s, scenes, size)
+        self.crop = BoxPane(s)
+        self.sampling = SamplingPane(s)
+        self.strip = StripPane(s)
+        self.save = SavePane(s)
         self.model = ModelPane(s, model) if model else None
         columns = [
             w.VBox([p.box for p in side], layout=w.Layout(width=f'{size + 8}px', flex='0 0 auto'))

@@ -148,13 +148,11 @@ class FeatureColumns:
     "Columns of N rows, in memory or (with a folder) memory-mapped, filled from the front; `done` rows are there from an earlier call."
 
     def __init__(self, n: int, folder=None):
-        self.n, self.folder, self.arrays, self.done, self.noted = (
-            n,
-            folder and Path(folder),
-            {},
-            0,
-            time.monotonic(),
-        )
+        self.n = n
+        self.folder = folder and Path(folder)
+        self.arrays = {}
+        self.done = 0
+        self.noted = time.monotonic()
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.done = self.reopen()
@@ -233,7 +231,9 @@ def extract_features(
     cache=None,  # folder to keep features in, and to find them again
 ) -> Features:
     "Features of all tiles; the model is left on `device` in eval mode. `ValueError` names an image whose features are not finite; what was computed before stays in `cache`."
-    model, tiles, device = as_model(model), as_tiles(tiles), pick_device(device)
+    model = as_model(model)
+    tiles = as_tiles(tiles)
+    device = pick_device(device)
     if not len(tiles):
         raise ValueError('no tiles to compute features of')
     model, how = (
@@ -322,7 +322,8 @@ def write_parquet(f: Features, path: Path, tiles: Tiles | None = None) -> None:
             side: [b[j] for b in tiles.boxes]
             for j, side in enumerate(('top', 'left', 'height', 'width'))
         }
-    table, rings = pa.table(columns), footprints(tiles) if boxed else [None]
+    table = pa.table(columns)
+    rings = footprints(tiles) if boxed else [None]
     if any(r is None for r in rings):
         pq.write_table(table, path)
         return
@@ -340,7 +341,8 @@ def write_parquet(f: Features, path: Path, tiles: Tiles | None = None) -> None:
 # %% ../nbs/07_2_features.ipynb #load-features
 def load_features(path) -> Features:
     "Features from a `.npz` or `.parquet` file of `save_features`; `ValueError` if it is none."
-    path, table = Path(path), {}
+    path = Path(path)
+    table = {}
     if not path.is_file():
         raise FileNotFoundError(f'{path}: no such file of features')
     try:
@@ -469,7 +471,9 @@ def magnitude_bins(magnitude: torch.Tensor, n: int = 16) -> torch.Tensor:
 def agreement(gradient: torch.Tensor) -> torch.Tensor:
     "How well directions agree, 0..1 `(B, 4)`: |sum m exp(ik angle)| / sum m for k 2, 4, 6, 8."
     magnitude = gradient.abs()
-    twice, arrows, found = (gradient / magnitude.clamp(min=1e-6)) ** 2, magnitude + 0j, []
+    twice = (gradient / magnitude.clamp(min=1e-6)) ** 2
+    arrows = magnitude + 0j
+    found = []
     for _ in range(4):
         arrows = arrows * twice
         found.append(arrows.sum((1, 2)).abs())
@@ -524,8 +528,10 @@ def baseline_features(
     `image_side(tiles)`. `crop_pct`: share of the shorter side that is kept.
     `baseline_features(sample_tiles('test'))['pixels'].cls.shape` is `(90, 768)`.
     """
-    tiles, parts = as_tiles(tiles), []
-    size, strides = size or image_side(tiles), torch.tensor([bins * bins, bins, 1])[:, None, None]
+    tiles = as_tiles(tiles)
+    parts = []
+    size = size or image_side(tiles)
+    strides = torch.tensor([bins * bins, bins, 1])[:, None, None]
     loader = DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers)
     for batch in tqdm(loader, 'baselines', leave=False):
         x, gsd = centre_view(batch, size, crop_pct)

@@ -69,14 +69,13 @@ def augmented(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "A random crop of each image, flipped and turned, as float 0..1 `(B, 3, size, size)`, and its GSD `(B,)` in metres per pixel."
     n = len(batch)
-    boxes, still = sample_boxes(rng, batch.hw.numpy(), [c.scale] * n), np.zeros(n)
+    boxes = sample_boxes(rng, batch.hw.numpy(), [c.scale] * n)
+    still = np.zeros(n)
     p = ViewParams(
         boxes, rng.random(n) < c.flip, np.tile([1.0, 1, 1, 0], (n, 1)), still > 0, still, still > 0
     )
-    x, turns = (
-        cut_views(batch.images, ViewParams(*(v[None] for v in vars(p).values())), size)[0],
-        rng.integers(4, size=n) * c.turn,
-    )
+    x = cut_views(batch.images, ViewParams(*(v[None] for v in vars(p).values())), size)[0]
+    turns = rng.integers(4, size=n) * c.turn
     for k in (1, 2, 3):
         if len(at := np.flatnonzero(turns == k)):
             x[at] = x[at].rot90(k, (2, 3))
@@ -100,7 +99,8 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
         blocks = [b for b in getattr(network, 'blocks', ()) if hasattr(b, 'drop_path1')]
         for rate, b in zip(np.linspace(0, drop_path, len(blocks)), blocks):
-            b.drop_path1, b.drop_path2 = DropPath(rate), DropPath(rate)
+            b.drop_path1 = DropPath(rate)
+            b.drop_path2 = DropPath(rate)
 
     def forward(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> torch.Tensor:
         summary = getattr(self.backbone, 'summary', None)  # the CLS token costs less alone
@@ -122,11 +122,10 @@ def fine_tune_groups(model: Classifier, c: FineTuneConfig) -> list[dict]:
 # %% ../nbs/07_6_finetune.ipynb #fine-tune-lr
 def fine_tune_lr(c: FineTuneConfig, steps_an_epoch: int) -> np.ndarray:
     "Learning rate of every step: linear warm-up, then half a cosine to 0."
-    steps, warm = (
-        c.epochs * steps_an_epoch,
-        round(min(c.warmup_epochs, c.epochs / 2) * steps_an_epoch),
-    )
-    peak, t = c.lr * c.batch_size / 256, np.arange(steps)
+    steps = c.epochs * steps_an_epoch
+    warm = round(min(c.warmup_epochs, c.epochs / 2) * steps_an_epoch)
+    peak = c.lr * c.batch_size / 256
+    t = np.arange(steps)
     return peak * np.where(
         t < warm,
         (t + 1) / max(warm, 1),
@@ -152,7 +151,8 @@ def fine_tune(
     check_labels(train)
     with torch.random.fork_rng():
         torch.manual_seed(c.seed)
-        device, classes = pick_device(device), len(train.classes) or max(train.labels) + 1
+        device = pick_device(device)
+        classes = len(train.classes) or max(train.labels) + 1
         net = Classifier(model, classes, c.drop_path).to(device).train()
         optimiser = torch.optim.AdamW(fine_tune_groups(net, c), lr=0.0)
         mix = (
@@ -160,7 +160,8 @@ def fine_tune(
             if c.mixup
             else None
         )
-        rates, losses = iter(fine_tune_lr(c, max(1, len(train) // c.batch_size))), []
+        rates = iter(fine_tune_lr(c, max(1, len(train) // c.batch_size)))
+        losses = []
         for epoch in tqdm(range(c.epochs), 'fine-tuning', leave=False):
             rng = np.random.default_rng([c.seed, epoch, 1])
             each = [
@@ -172,7 +173,8 @@ def fine_tune(
                 raise ValueError(
                     f'the loss of epoch {epoch + 1} is {losses[-1]}; a smaller learning rate (lr) may help, or there are images without GSD for a network that reads it'
                 )
-    net.backbone.linear_head, net.backbone.classes = net.head, tuple(train.classes)
+    net.backbone.linear_head = net.head
+    net.backbone.classes = tuple(train.classes)
     return net.eval(), losses
 
 
@@ -205,7 +207,8 @@ def fine_tune_step(
         c,
         rng,
     )
-    x, y = net.backbone.normalisation(x), y.to(device)
+    x = net.backbone.normalisation(x)
+    y = y.to(device)
     if mix:
         x, y = mix(x, y)
     for g in optimiser.param_groups:
@@ -232,7 +235,9 @@ def predict_classes(
     workers: int = 0,
 ) -> Prediction:
     "Class probabilities `(N, C)` of the middle of each tile."
-    device, parts, backbone = net.head.weight.device, [], net.eval().backbone
+    device = net.head.weight.device
+    parts = []
+    backbone = net.eval().backbone
     for batch in DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers):
         x, gsd = centre_view(on_device(batch, device), size or backbone.config.img_size, crop_pct)
         parts.append(

@@ -130,7 +130,9 @@ def draw_scale_bar(
     image = image.convert('RGB')
     metres, length = scale_bar(gsd, image.width, fraction)
     size = max(9, image.height // 18)
-    font, draw, pad = ImageFont.load_default(size), ImageDraw.Draw(image), size // 3
+    font = ImageFont.load_default(size)
+    draw = ImageDraw.Draw(image)
+    pad = size // 3
     text = metres_text(metres)
     plate = max(length, draw.textlength(text, font)) + 2 * pad
     bottom = image.height - pad
@@ -164,9 +166,8 @@ def metres_per_unit(crs, x: float, y: float) -> tuple[float, float]:
     metres = crs.linear_units_factor[1]
     if crs.to_dict().get('proj') == 'merc':
         return (metres * math.cos(math.radians(north)),) * 2
-    lon, lat = transform(
-        crs, 'EPSG:4326', [x, x + 1 / metres], [y + 1 / metres, y]
-    )  # one nominal metre down, one across
+    # one nominal metre down, one across
+    lon, lat = transform(crs, 'EPSG:4326', [x, x + 1 / metres], [y + 1 / metres, y])
     true = [
         math.hypot((a - north) * per_degree[0], (o - east) * per_degree[1])
         for o, a in zip(lon, lat)

@@ -41,10 +41,8 @@ def share(right, z: float = 1.96) -> Estimate:
     if not n:
         raise ValueError('the share of nothing: no values')
     p = right.mean()
-    middle, half = (
-        (p + z * z / (2 * n)) / (1 + z * z / n),
-        z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n),
-    )
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return Estimate(
         float(p), max(0.0, float(middle - half)), min(1.0, float(middle + half)), n, '%'
     )
@@ -73,7 +71,8 @@ def resampled(
     statistic: Callable, n: int, groups=None, resamples: int = 2000, seed: int = 0
 ) -> np.ndarray:
     "`statistic(indices)` for `resamples` draws of `n` images (or of as many whole groups as there are) with repetition."
-    members, rng = members_of(groups, n), np.random.default_rng(seed)
+    members = members_of(groups, n)
+    rng = np.random.default_rng(seed)
     if members is None:
         return np.array([statistic(rng.integers(n, size=n)) for _ in range(resamples)], dtype=float)
     draws = rng.integers(len(members), size=(resamples, len(members)))
@@ -122,7 +121,8 @@ def difference(
     unit: str = '',
 ) -> Estimate:
     "`statistic(a) - statistic(b)` with its 95 % paired bootstrap interval."
-    a, b = np.asarray(a), np.asarray(b)
+    a = np.asarray(a)
+    b = np.asarray(b)
     if len(a) != len(b):
         raise ValueError(f'{len(a)} and {len(b)} images: a paired difference needs the same ones')
     if not len(a):

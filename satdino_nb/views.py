@@ -51,13 +51,15 @@ def sample_boxes(rng: np.random.Generator, hw, scales, ratio: tuple = (3 / 4, 4 
     tries = (10, len(scales))
     area = rng.uniform(scales[:, 0], scales[:, 1], tries) * H * W
     aspect = np.exp(rng.uniform(*np.log(ratio), tries))
-    w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    w = np.rint(np.sqrt(area * aspect))
+    h = np.rint(np.sqrt(area / aspect))
     fits = (0 < w) & (w <= W) & (0 < h) & (h <= H)
-    first, column, none = fits.argmax(0), np.arange(len(scales)), ~fits.any(0)
-    w0, h0 = (
-        np.minimum(W, np.rint(H * ratio[1])),
-        np.minimum(H, np.rint(W / ratio[0])),
-    )  # the fallback
+    first = fits.argmax(0)
+    column = np.arange(len(scales))
+    none = ~fits.any(0)
+    # the fallback
+    w0 = np.minimum(W, np.rint(H * ratio[1]))
+    h0 = np.minimum(H, np.rint(W / ratio[0]))
     w, h = np.where(none, (w0, h0), (w[first, column], h[first, column]))
     at = rng.uniform(size=(2, len(scales)))
     top, left = np.where(
@@ -88,11 +90,12 @@ class ViewConfig:
     saturation: float = 0.2
     hue: float = 0.1  # of a full turn
     grey: float = 0.2  # probability of greyscale
+    # probability: first global, other globals, local views
     blur: tuple[float, float, float] = (
         1.0,
         0.1,
         0.5,
-    )  # probability: first global, other globals, local views
+    )
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the view
     solarise: float = 0.2  # probability, all global views but the first
 
@@ -211,13 +214,12 @@ def resize_matrix(
     start: torch.Tensor, length: torch.Tensor, out: int, size: int, antialias: bool = True
 ) -> torch.Tensor:
     "Weights `(..., out, size)` that resize pixels `[start, start + length)` of `size` to `out`, bicubic as in Pillow."
-    start, length = start[..., None, None].float(), length[..., None, None].float()
+    start = start[..., None, None].float()
+    length = length[..., None, None].float()
     step = length / out
     width = step.clamp(min=1) if antialias else torch.ones_like(step)
-    i, pixel = (
-        torch.arange(out, device=start.device)[:, None],
-        torch.arange(size, device=start.device),
-    )
+    i = torch.arange(out, device=start.device)[:, None]
+    pixel = torch.arange(size, device=start.device)
     centre = start + (i + 0.5) * step
     weight = _cubic((pixel + 0.5 - centre) / width) * ((pixel >= start) & (pixel < start + length))
     return weight / weight.sum(-1, keepdim=True)
@@ -225,10 +227,8 @@ def resize_matrix(
 # %% ../nbs/03_views.ipynb #blur-matrix
 def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
     "Weights `(..., size, size)` of a Gaussian blur of `sigma` pixels along one axis, edge pixels repeated; identity where sigma is 0."
-    i, j = (
-        torch.arange(size, device=sigma.device),
-        torch.arange(-size, 2 * size, device=sigma.device),
-    )
+    i = torch.arange(size, device=sigma.device)
+    j = torch.arange(-size, 2 * size, device=sigma.device)
     weight = torch.exp(
         -0.5 * ((i[:, None] - j).float() / sigma.clamp(min=1e-3)[..., None, None]) ** 2
     )
@@ -242,18 +242,22 @@ def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
 
 # %% ../nbs/03_views.ipynb #colour-matrix
 GREY = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
-YIQ = torch.tensor(
-    [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
-)  # FCC NTSC
+# FCC NTSC
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 RGB = torch.linalg.inv(YIQ)  # and back
 
 
 def colour_matrix(jitter: torch.Tensor, grey: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     "Affine colour maps `(..., 3, 4)` from `jitter` `(..., 4)`, `grey` bool `(...)` and each view's mean colour `(..., 3)`."
     brightness, contrast, saturation, hue = (v[..., None, None] for v in jitter.unbind(-1))
-    eye, luma, yiq = torch.eye(3).to(jitter), GREY.to(jitter).expand(3, 3), YIQ.to(jitter)
+    eye = torch.eye(3).to(jitter)
+    luma = GREY.to(jitter).expand(3, 3)
+    yiq = YIQ.to(jitter)
     turn = 2 * math.pi * hue
-    c, s, o, one = turn.cos(), turn.sin(), torch.zeros_like(turn), torch.ones_like(turn)
+    c = turn.cos()
+    s = turn.sin()
+    o = torch.zeros_like(turn)
+    one = torch.ones_like(turn)
     rotate = torch.cat([torch.cat(r, -1) for r in ((one, o, o), (o, c, -s), (o, s, c))], -2)
     linear = RGB.to(jitter) @ rotate @ yiq @ (saturation * eye + (1 - saturation) * luma)
     offset = linear @ ((1 - contrast) * brightness * (luma @ mean[..., None]))
@@ -310,9 +314,8 @@ def cut_image(image: torch.Tensor, p: ViewParams, out: Sequence[np.ndarray]) -> 
     means = []
     boxes = p.boxes.astype(int).tolist()
     for v, (x, (t, l, h, w)) in enumerate(zip(out, boxes, strict=True)):
-        crop = image[None, :, t : t + h, l : l + w].contiguous(
-            memory_format=torch.channels_last
-        )  # the layout that torch's kernel is fast on
+        # the layout that torch's kernel is fast on
+        crop = image[None, :, t : t + h, l : l + w].contiguous(memory_format=torch.channels_last)
         x[:] = (
             F.interpolate(crop, x.shape[:2], mode='bicubic', antialias=True)[0]
             .permute(1, 2, 0)
@@ -344,7 +347,8 @@ class MultiCrop:
             (slice(0, config.n_global), config.global_size),
             (slice(config.n_global, None), config.local_size),
         ]
-        self.config, self.groups = config, groups[: 1 + bool(config.n_local)]
+        self.config = config
+        self.groups = groups[: 1 + bool(config.n_local)]
 
     def params(self, hw, seed=0, index=None) -> ViewParams:
         "`ViewParams` `(V, B)` for images of sizes `hw` `(B, 2)`, or with a size for each view `(B, V, 2)`, drawn from `seed` and each `index`."
@@ -358,10 +362,8 @@ class MultiCrop:
     def __call__(self, images: torch.Tensor, gsd=None, seed=0, index=None, hw=None) -> list[Views]:
         "Views of uint8 `images` `(B, 3, H, W)` with source `gsd` `(B,)`; `hw` gives the true sizes of padded images."
         check_images_uint8(images)
-        p, gsd = (
-            self.params([images.shape[-2:]] * len(images) if hw is None else hw, seed, index),
-            as_gsd(gsd, len(images)),
-        )
+        p = self.params([images.shape[-2:]] * len(images) if hw is None else hw, seed, index)
+        gsd = as_gsd(gsd, len(images))
         return [
             make_views(cut_views(images, p[part], size), gsd, p[part], size)
             for part, size in self.groups
@@ -371,7 +373,8 @@ class MultiCrop:
         self, image: torch.Tensor, gsd: float | None = None, seed=0, index: int = 0
     ) -> list[Views]:
         "The same for one uint8 `image` `(3, H, W)` on the CPU, as uint8 and with B = 1."
-        p, gsd = sample_params(self.config, image.shape[-2:], view_rng(seed, index)), as_gsd(gsd, 1)
+        p = sample_params(self.config, image.shape[-2:], view_rng(seed, index))
+        gsd = as_gsd(gsd, 1)
         arrays = [
             np.empty((len(p.flip[part]), size, size, 3), np.uint8) for part, size in self.groups
         ]
@@ -470,7 +473,8 @@ def centre_view(
         raise ValueError(
             f'crop_pct is a share of the shorter side, above 0 and at most 1, got {crop_pct}'
         )
-    side, whole = batch.hw.amin(1), int(size / crop_pct)
+    side = batch.hw.amin(1)
+    whole = int(size / crop_pct)
     kept = slice(round((whole - size) / 2), round((whole - size) / 2) + size)
     top, left = ((batch.hw - side[:, None]) // 2).unbind(1)
     left_matrix = resize_matrix(top, side, whole, batch.images.shape[-2])[:, kept]
