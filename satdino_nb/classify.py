@@ -263,7 +263,7 @@ def cross_scale(
 ) -> np.ndarray:
     "Which test tiles are right, `(S, S, N)` bool, with training tiles at scale i and test tiles at scale j."
     done = {}
-    (_, truth, _) = labelled(train_at[sizes[0]], test_at[sizes[0]])
+    _, truth, _ = labelled(train_at[sizes[0]], test_at[sizes[0]])
     for a in dict.fromkeys(sizes):
         for b in dict.fromkeys(sizes):
             done[a, b] = (
@@ -496,7 +496,7 @@ def worst_pairs_figure(
     from matplotlib.figure import Figure
 
     pairs = worst_pairs(confusion(scores, labels, len(classes)), most)
-    (confidence, predicted) = scores.max(1)
+    confidence, predicted = scores.max(1)
     if not pairs:
         return None
     fig = Figure(figsize=(1.9 * pictures, 2.3 * len(pairs)), layout='constrained')

@@ -74,7 +74,7 @@ def clamp_box(box: tuple, hw: tuple, least: int = 8) -> tuple[int, int, int, int
 
 def centred_box(scene: Scene, share: float = 0.4) -> tuple[int, int, int, int]:
     "A centred square, `share` of the scene's shorter side."
-    (h, w) = scene.hw
+    h, w = scene.hw
     side = round(share * min(scene.hw))
     return clamp_box(((h - side) // 2, (w - side) // 2, side, side), scene.hw)
 
@@ -205,7 +205,7 @@ def overview_picture(
         draw.text((x0 + 2, y0), name, fill=colour, font=font)
     picture = with_bar(picture, scene.gsd, scene.hw)
     if crop:
-        (x0, y0, x1, y1) = edges(crop)
+        x0, y0, x1, y1 = edges(crop)
         draw = ImageDraw.Draw(picture)
         draw.rectangle([x0 - 2, y0 - 2, x1 + 1, y1 + 1], outline='black', width=5)
         draw.rectangle([x0 - 1, y0 - 1, x1, y1], outline='#E69F00', width=3)
@@ -221,8 +221,8 @@ def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
 # %% ../nbs/10_explorer.ipynb #caption
 def caption(scene: Scene, crop: Crop) -> str:
     "Pixels, effective GSD, footprint, and whether the crop is upsampled, joined by ' · '."
-    (y, x) = crop_gsd_yx(scene.gsd, crop.hw, crop.out_hw)
-    (h, w) = crop.footprint(scene.gsd)
+    y, x = crop_gsd_yx(scene.gsd, crop.hw, crop.out_hw)
+    h, w = crop.footprint(scene.gsd)
     out = crop.out_hw
     axes = '' if abs(y / x - 1) < 0.01 else f' (down {y:.3g}, across {x:.3g})'
     facts = [
