@@ -230,8 +230,7 @@ def metres_per_degree(latitude: float) -> tuple[float, float]:
 
     - `latitude`: in degrees, north positive.
 
-    Series for the lengths of a degree on the WGS 84 ellipsoid (United States National
-    Geospatial-Intelligence Agency's length-of-a-degree calculator).
+    Series in cosines of multiples of the latitude, for arcs of the WGS 84 ellipsoid.
 
         metres_per_degree(60)   # (111412, 55800)
     """
@@ -305,7 +304,7 @@ def open_raster(path):
 
 
 def file_gsd(path) -> tuple[float, float]:
-    """Ground sample distance of a georeferenced file at its centre, `(gsd_y, gsd_x)` in metres per pixel.
+    """GSD of a georeferenced file at its centre, `(gsd_y, gsd_x)` in metres per pixel.
 
     - `path`: of a file that rasterio reads.
 
