@@ -417,8 +417,8 @@ def cut_views(images: torch.Tensor, p: ViewParams, size: int) -> torch.Tensor:
     - `p`: choices of shape `(V, B)`.
     - `size`: of the views, in pixels.
 
-    In the order of DINO: crop and resize, flip, colour, blur (which commutes with colour, so it is
-    in the same product), solarise.
+    Crop, resize, flip, colour, blur, solarise, as in DINO. Blur and colour commute, but for the
+    clipping to 0..1, so that blur and resizing are one product.
 
         crop = MultiCrop()
         cut_views(images, crop.params([(512, 512)] * len(images))[:2], 224)
@@ -489,8 +489,8 @@ class MultiCrop:
 
     - `config`: a `ViewConfig`.
 
-    Multi-crop is SwAV's (arXiv 2006.09882) and DINO's (arXiv 2104.14294, section 3.1); one local view
-    in each segment of scale is SatDINO's (arXiv 2508.21402, uniform view sampling).
+    Multi-crop is SwAV's (arXiv 2006.09882) and DINO's (arXiv 2104.14294, section 3.1); one local
+    view in each segment of scale is SatDINO's (arXiv 2508.21402, uniform view sampling).
 
         crop = MultiCrop(view_preset('small'))
         large, small = crop(batch.images, batch.gsd, seed=0)
@@ -560,7 +560,8 @@ class MultiCrop:
     def temporal(self, batches: Sequence, seed=0, index=None) -> list[Views]:
         """Views of the same places on several dates: locals of the first, each global of another.
 
-        - `batches`: a `Batch` for each date: `batches[0]` for local views, `batches[1 + g]` for global g.
+        - `batches`: a `Batch` for each date: `batches[0]` for local views, `batches[1 + g]` for
+          global view g.
         - `seed`, `index`: as for `params`.
 
         `ValueError` unless there are as many other dates as global views.
@@ -624,8 +625,8 @@ def plain_views(image, config: ViewConfig) -> list[tuple]:
     - `image`: a Pillow picture.
     - `config`: the recipe.
 
-    A list of `(view, box)`, Pillow picture and `(top, left, height, width)`, globals first. Random by
-    torch's global seed. It serves to check `MultiCrop`, which is faster.
+    A list of `(view, box)`, Pillow picture and `(top, left, height, width)`, globals first.
+    Random by torch's global seed. It serves to check `MultiCrop`, which is faster.
 
         [view.size for view, _ in plain_views(image, view_preset('small'))]   # (64, 64), ...
     """
