@@ -97,8 +97,8 @@ def sinkhorn(scores: torch.Tensor, temperature: float, rounds: int = 3) -> torch
     - `temperature`: of the softmax, above 0.
     - `rounds`: of rescaling columns and rows in turn.
 
-    The batch is that of all processes. Sinkhorn-Knopp as in SwAV (arXiv 2006.09882, section 3.1) and
-    DINOv2 (arXiv 2304.07193, section 4).
+    The batch is that of all processes. Sinkhorn-Knopp as in SwAV (arXiv 2006.09882, section 3.1)
+    and DINOv2 (arXiv 2304.07193, section 4).
 
         sinkhorn(torch.randn(2, 64, 512), 0.04).sum(-1)   # ones, (2, 64)
     """
@@ -240,8 +240,8 @@ class Network(nn.Module):
     - `backbone`: a `SatViT`.
     - `head`: a `DINOHead` of its width.
 
-    Views `(V, B, 3, S, S)` become prototype scores `(V, B, K)`, predictions of the GSD head `(V, B)`
-    (None without one), and CLS tokens `(V, B, D)`.
+    Views `(V, B, 3, S, S)` become prototype scores `(V, B, K)`, predictions of the GSD head `(V,
+    B)` (None without one), and CLS tokens `(V, B, D)`.
 
         scores, gsd, cls = Network(SatViT(), DINOHead(384))(views)
     """
@@ -331,11 +331,12 @@ class SatDINO(nn.Module):
     - `train_gsd_head`: False keeps the GSD head as it was drawn, as in the released code.
     - `unknown_gsd`: 'stop' or 'skip', as in `gsd_loss`.
 
-    `ValueError` for a negative gamma, or for one above 0 without a GSD token. DINO (arXiv 2104.14294,
-    algorithm 1) and the GSD loss of SatDINO (arXiv 2508.21402, GSD encoding).
+    `ValueError` for a negative gamma, or for one above 0 without a GSD token. DINO (arXiv
+    2104.14294, algorithm 1) and the GSD loss of SatDINO (arXiv 2508.21402, GSD encoding).
 
         out = model(views, gsd, teacher_temp=0.04)
-        out.total.backward(); optimiser.step(); optimiser.zero_grad()
+        out.total.backward()
+        optimiser.step()
         model.update_teacher(momentum=0.996)
     """
 
@@ -448,8 +449,9 @@ def cosine_schedule(
     - `epochs`, `warmup_epochs`: lengths of the whole and of the warm-up, in epochs.
     - `steps_per_epoch`: steps in an epoch.
 
-    `ValueError` for a warm-up that is longer than the whole. DINO's schedule of learning rate, weight
-    decay and momentum (arXiv 2104.14294, "Implementation details"); SGDR's cosine (arXiv 1608.03983).
+    `ValueError` for a warm-up that is longer than the whole. DINO's schedule of learning rate,
+    weight decay and momentum (arXiv 2104.14294, "Implementation details"); SGDR's cosine (arXiv
+    1608.03983).
 
         lr = cosine_schedule(5e-4, 2e-5, epochs=100, steps_per_epoch=3, warmup_epochs=10)
         len(lr), lr[0], lr[30]   # 300, 0.0, 0.0005
