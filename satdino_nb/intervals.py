@@ -232,7 +232,12 @@ class Spread:
 
 
 def over_seeds(results: Sequence[Estimate]) -> Spread:
-    "The spread of what several seeds gave."
+    """The `Spread` of what several seeds gave.
+
+    - `results`: an `Estimate` of each seed, in one unit; `ValueError` if there are none.
+
+        over_seeds([accuracy(s, labels) for s in scores_of_each_seed])
+    """
     values = np.array([r.value for r in results])
     if not len(values):
         raise ValueError('no results of any seed')
