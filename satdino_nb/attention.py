@@ -138,7 +138,8 @@ def attention_maps(
 def last_attention(model, x: torch.Tensor) -> Attention:
     """Attention of the last block from the CLS and the GSD token to the patches.
 
-    - `model`: SatDINO, or a peer by `as_backbone`; `ValueError` for one without blocks of attention.
+    - `model`: SatDINO, or a peer by `as_backbone`; `ValueError` for one without blocks of
+      attention.
     - `x`: normalised images `(B, C, H, W)`, on the model's device.
 
     The maps that DINO shows (arXiv 2104.14294, figure 1).
@@ -156,8 +157,8 @@ def tile_input(model: SatViT, tile: Tile, size: int) -> tuple[torch.Tensor, torc
     - `tile`: a `Tile`.
     - `size`: of the square input, in pixels.
 
-    `picture` is `(3, S, S)` in 0..1, `x` normalised `(1, 3, S, S)` on the model's device, `gsd` metres
-    per pixel of the input (NaN: unknown).
+    `picture` is `(3, S, S)` in 0..1, `x` normalised `(1, 3, S, S)` on the model's device, `gsd`
+    metres per pixel of the input (NaN: unknown).
 
         picture, x, gsd = tile_input(model, sample_tiles('place')[0], 256)
     """
