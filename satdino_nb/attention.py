@@ -48,7 +48,7 @@ class Attention:
 
 # %% ../nbs/08_attention.ipynb #kernelwatch
 class KernelWatch(TorchFunctionMode):
-    """Inside it, attention of the first tokens in the layer that is `open` goes to `seen`, by layer.
+    """Inside it, attention in the layer that is `open` goes to `seen`, by layer.
 
     - `rows`: how many tokens, from the first, are kept: `(B, heads, rows, tokens)`.
 

@@ -245,8 +245,9 @@ def fine_tune(
             losses.append(float(torch.stack(each).mean()))
             if not math.isfinite(losses[-1]):
                 raise ValueError(
-                    f'the loss of epoch {epoch + 1} is {losses[-1]}; a smaller learning rate (lr) '
-                    'may help, or there are images without GSD for a network that reads it'
+                    f'the loss of epoch {epoch + 1} is {losses[-1]}; '
+                    'a smaller learning rate (lr) may help, '
+                    'or there are images without GSD for a network that reads it'
                 )
     net.backbone.linear_head = net.head
     net.backbone.classes = tuple(train.classes)
