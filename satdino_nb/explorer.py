@@ -784,7 +784,7 @@ def has_kernel() -> bool:
 
 # %% ../nbs/10_explorer.ipynb #explorer
 class Explorer:
-    """The widget: move a crop over scenes and see its GSD, its footprint, and what a network is given.
+    """The widget: move a crop over scenes, see its GSD, footprint, and what a network is given.
 
     - `scenes`: by name, one or more, e.g. `tile_scenes(sample_tiles('place'))`.
     - `model`: SatDINO with a GSD head, whose estimate is shown; or None.

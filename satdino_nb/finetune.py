@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from .classify import Prediction
 from .data import Batch, Tiles, collate
-from .features import as_model, on_device, settle_precision
+from .features import as_model, on_device, resolve_precision
 from .pretrain import pick_device
 from .views import ViewParams, centre_view, cut_views, sample_boxes, view_gsd
 
@@ -263,7 +263,8 @@ def check_labels(tiles: Tiles) -> None:
         raise ValueError('no training tiles')
     if None in tiles.labels:
         raise ValueError(
-            f'{tiles.paths[tiles.labels.index(None)]}: no class; fine-tuning needs one for every tile'
+            f'{tiles.paths[tiles.labels.index(None)]}: no class; '
+            'fine-tuning needs one for every tile'
         )
     if len(set(tiles.labels)) < 2:
         raise ValueError('all training tiles are of one class; there is nothing to tell apart')
@@ -302,7 +303,7 @@ def fine_tune_step(
     for g in optimiser.param_groups:
         g['lr'] = lr * g['lr_scale']
     with torch.autocast(
-        device.type, torch.bfloat16, enabled=settle_precision(c.precision, device) == 'bf16'
+        device.type, torch.bfloat16, enabled=resolve_precision(c.precision, device) == 'bf16'
     ):
         out = net(x, gsd.float().to(device))
     loss = F.cross_entropy(out.float(), y, label_smoothing=0.0 if mix else c.label_smoothing)
