@@ -240,6 +240,11 @@ def linear_classifier(
 
 # %% ../nbs/07_3_classify.ipynb #logistic-classifier
 def fit_logistic(x, y, C: float):
+    """scikit-learn's `LogisticRegression`, fitted.
+
+    - `x`, `y`: arrays of features `(N, D)` and class indices `(N,)`.
+    - `C`: inverse regularisation strength, above 0.
+    """
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=C, max_iter=1000, tol=1e-3).fit(x, y)
@@ -381,6 +386,11 @@ def scale_mean(right: np.ndarray, groups=None) -> Estimate:
 
 # %% ../nbs/07_3_classify.ipynb #cross-scale-figure
 def scale_names(scales: Sequence[float], sizes: Sequence[int]) -> list[str]:
+    """Names of scales for tables and figures, e.g. '50 % (128 px)'.
+
+    - `scales`: shares of the image size, 0 to 1.
+    - `sizes`: of the inputs, in pixels.
+    """
     return [f'{100 * s:g} % ({n} px)' for s, n in zip(scales, sizes)]
 
 

@@ -192,7 +192,8 @@ class CropState(traitlets.HasTraits):
     def show(self, crop: Crop):
         "Take box and output size of `crop`, as one change."
         with self.hold_trait_notifications():
-            self.box, self.out = (crop.top, crop.left, crop.height, crop.width), crop.out_hw[0]
+            self.box = (crop.top, crop.left, crop.height, crop.width)
+            self.out = crop.out_hw[0]
 
 # %% ../nbs/10_explorer.ipynb #network-input
 def network_input(scene: Scene, crop: Crop) -> torch.Tensor:
@@ -395,7 +396,7 @@ def local_draws(state: CropState) -> dict[str, tuple]:
 
 # %% ../nbs/10_explorer.ipynb #later
 class Later:
-    """Runs a function once, when the last of several changes is a while ago.
+    """A debounced function: runs once, when the last of several changes is a while ago.
 
     - `f`: the function, without arguments.
     - `wait`: seconds after the last `ask()`; at once where no event loop is running.
@@ -436,7 +437,10 @@ def _widgets():
 
 @contextmanager
 def errors_to(label):
-    "Show an exception of the block in the HTML widget `label`."
+    """Show an exception of the block in a widget, instead of raising it.
+
+    - `label`: an ipywidgets `HTML`.
+    """
     try:
         yield
     except Exception as e:
@@ -554,7 +558,10 @@ def set_slider(slider, value: int, low: int, high: int) -> None:
 
 # %% ../nbs/10_explorer.ipynb #boxpane
 class BoxPane:
-    "Sliders for the box of `state` (pixels)."
+    """Sliders for the box, in pixels.
+
+    - `state`: whose box they change.
+    """
 
     def __init__(self, state: CropState):
         w = _widgets()
@@ -567,11 +574,11 @@ class BoxPane:
         for c in self.box.children:
             c.style.description_width, c.layout.width = '84px', '400px'
         for c in self.sliders:
-            c.observe(self.heed, 'value')
+            c.observe(self.on_slider, 'value')
         state.observe(self.update, ['scene', 'box'])
         self.update()
 
-    def heed(self, change) -> None:
+    def on_slider(self, change) -> None:
         if not self.listening:
             return
         change_box(
@@ -604,7 +611,10 @@ def view_options(state: CropState) -> list[tuple[str, int]]:
 
 # %% ../nbs/10_explorer.ipynb #samplingpane
 class SamplingPane:
-    "How `state` samples views, by which seed, and a menu that moves the crop to one of them."
+    """How views are sampled, by which seed, and a menu that moves the crop to one of them.
+
+    - `state`: what they change.
+    """
 
     def __init__(self, state: CropState):
         w = _widgets()
@@ -625,11 +635,11 @@ class SamplingPane:
         for c, name in ((self.kind, 'sampling'), (self.seed, 'seed')):
             traitlets.link((state, name), (c, 'value'))
         self.again.on_click(lambda _: setattr(state, 'seed', state.seed + 1))
-        self.go.observe(self.visit, 'value')
+        self.go.observe(self.on_view, 'value')
         state.observe(self.update)
         self.update()
 
-    def visit(self, change) -> None:
+    def on_view(self, change) -> None:
         if change['new'] is not None and change['new'] >= 0:
             self.state.show(self.state.views[change['new']])
 
@@ -642,7 +652,7 @@ class SamplingPane:
 
 # %% ../nbs/10_explorer.ipynb #strippane
 class StripPane:
-    """GSDs of the local views, uniform and random, with the crop's; drawn when the hand rests.
+    """GSDs of the local views, uniform and random, with the crop's; drawing is debounced.
 
     - `state`: what is shown.
     """
@@ -682,7 +692,11 @@ def estimate_gsd(model: SatViT, scene: Scene, crop: Crop) -> float:
 
 # %% ../nbs/10_explorer.ipynb #modelpane
 class ModelPane:
-    "The model's GSD estimate for the crop of `state`, next to the effective GSD."
+    """The model's GSD estimate for the crop, next to the effective GSD; computing is debounced.
+
+    - `state`: what is shown.
+    - `model`: SatDINO with a GSD head.
+    """
 
     def __init__(self, state: CropState, model: SatViT):
         self.state = state
@@ -833,7 +847,7 @@ class Explorer:
         )
 
     def flush(self) -> None:
-        "Do now what waits for the hand to rest."
+        "Do now what is debounced."
         for pane in (self.strip, self.model):
             if pane:
                 pane.later.flush()

@@ -379,6 +379,10 @@ def save_features(f: Features, path, tiles: Tiles | None = None) -> Path:
 
 
 def vectors_of(f: Features) -> dict[str, np.ndarray]:
+    """Columns of numbers and vectors that features have, as arrays by name.
+
+    - `f`: the features.
+    """
     return {
         name: getattr(f, name).numpy()
         for name in (*VECTORS, *NUMBERS)
@@ -470,7 +474,10 @@ def load_features(path) -> Features:
 
 
 def parquet_columns(table) -> dict:
-    "Columns of `Features` from a pyarrow table."
+    """Columns of `Features` by name.
+
+    - `table`: a pyarrow table, as `write_parquet` writes them.
+    """
     out = {
         name: np.stack(table[name].to_numpy(zero_copy_only=False))
         for name in VECTORS
@@ -508,7 +515,7 @@ def root_histogram(bins: torch.Tensor, n: int) -> torch.Tensor:
 
 # %% ../nbs/07_2_features.ipynb #colour-blocks
 def colour_moments(levels: torch.Tensor) -> torch.Tensor:
-    """Mean less 0.5, standard deviation and cube root of the third central moment, `(B, 9)`.
+    """Mean minus 0.5, standard deviation and cube root of the third central moment, `(B, 9)`.
 
     Of red, green and blue `(B, 3, H, W)` in levels 0..255, in shares of 255. In double
     precision: a cube root makes much of a rounding error. Stricker and Orengo 1995.
@@ -561,18 +568,30 @@ def local_binary_patterns(grey: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/07_2_features.ipynb #gradient-blocks
 def gradient(grey: torch.Tensor) -> torch.Tensor:
-    "Central differences of `(B, H, W)`: complex `(B, H, W)`, right + i down, in levels a pixel."
+    """Central differences, complex `(B, H, W)`: right + i down, in levels a pixel.
+
+    - `grey`: pictures `(B, H, W)` in levels; their borders repeat.
+    """
     _, up, _, right, _, down, _, left = ring_of(grey)
     return torch.complex(right - left, down - up) / 2
 
 
 def magnitude_bins(magnitude: torch.Tensor, n: int = 16) -> torch.Tensor:
-    "Half octaves 0..n-1 of a magnitude in levels a pixel, from half a level upwards."
+    """Half octaves 0..n-1 of gradient magnitudes, from half a level a pixel upwards.
+
+    - `magnitude`: in levels a pixel, `(B, H, W)`.
+    - `n`: number of bins; the last one holds all that is larger.
+    """
     return (2 * (2 * magnitude).clamp(min=1).log2()).long().clamp(max=n - 1)
 
 
 def agreement(gradient: torch.Tensor) -> torch.Tensor:
-    "How well directions agree, 0..1 `(B, 4)`: |sum m exp(ik angle)| / sum m for k 2, 4, 6, 8."
+    """How well gradient directions agree, `(B, 4)`, 0 to 1: `|sum m exp(ik angle)| / sum m`.
+
+    - `gradient`: complex `(B, H, W)`, of magnitudes m.
+
+    For k 2, 4, 6, 8: a direction and its opposite count as one.
+    """
     magnitude = gradient.abs()
     twice = (gradient / magnitude.clamp(min=1e-6)) ** 2
     arrows = magnitude + 0j
@@ -584,7 +603,10 @@ def agreement(gradient: torch.Tensor) -> torch.Tensor:
 
 # %% ../nbs/07_2_features.ipynb #hand-made-blocks
 def hand_made_blocks(x: torch.Tensor) -> dict[str, torch.Tensor]:
-    "The parts of `hand_made_features` by name, `(B, n)` each, of pictures `(B, 3, H, W)` in 0..1."
+    """The parts of `hand_made_features` by name, `(B, n)` each.
+
+    - `x`: RGB pictures `(B, 3, H, W)` in 0..1.
+    """
     levels = (x.float() * 255).round()
     blocks = {'colour moments': colour_moments(levels)} | hsv_histograms(levels)
     grey = levels.sum(1)  # three times the mean: whole numbers
