@@ -284,7 +284,8 @@ def patch_figure(
     with torch.no_grad():
         tokens = model.tokens(x)
     h, w = tokens.grid
-    row, column = h // 2 if row is None else row, w // 2 if column is None else column
+    row = h // 2 if row is None else row
+    column = w // 2 if column is None else column
     fig = Figure(figsize=(10.2, 3.3), layout='constrained')
     first, colours, similar = fig.subplots(1, 3)
     first.imshow(picture.permute(1, 2, 0).numpy())

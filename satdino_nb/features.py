@@ -344,7 +344,8 @@ def extract_features(
     return Features(**found, labels=labels, paths=tiles.paths, classes=tiles.classes)
 
 # %% ../nbs/07_2_features.ipynb #save-features
-VECTORS, NUMBERS = ('cls', 'gsd_token', 'patch_mean'), ('gsd_estimate', 'gsd')
+VECTORS = ('cls', 'gsd_token', 'patch_mean')
+NUMBERS = ('gsd_estimate', 'gsd')
 
 
 def save_features(f: Features, path, tiles: Tiles | None = None) -> Path:
