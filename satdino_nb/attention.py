@@ -20,14 +20,27 @@ from .vit import SatViT, Tokens
 # %% ../nbs/08_attention.ipynb #attention
 @dataclass
 class Attention:
-    "Attention over patches: `cls` and `gsd` (None without a GSD token) `(B, heads, N)`, row by row on `grid` `(h, w)`."
+    """Attention of the CLS and the GSD token over patches.
+
+    - `cls`: `(B, heads, N)`, over N patches, row by row.
+    - `gsd`: the same for the GSD token, None without one.
+    - `grid`: `(h, w)`, N = h * w.
+
+    A row sums to less than 1: the rest goes to the tokens themselves.
+
+        last_attention(model, x).map('gsd').shape   # (B, h, w)
+    """
 
     cls: torch.Tensor
     gsd: torch.Tensor | None
     grid: tuple[int, int]
 
     def map(self, token: str = 'cls', head: int | None = None) -> torch.Tensor:
-        "Attention `(B, h, w)` of `token` 'cls' or 'gsd': one head's, or the mean over heads."
+        """Attention `(B, h, w)`: of one head, or the mean over heads.
+
+        - `token`: 'cls' or 'gsd'; `ValueError` for one that the model does not have.
+        - `head`: index of a head; None: their mean.
+        """
         a = getattr(self, token)
         if a is None:
             raise ValueError(f'this model has no {token.upper()} token')
@@ -35,7 +48,13 @@ class Attention:
 
 # %% ../nbs/08_attention.ipynb #kernelwatch
 class KernelWatch(TorchFunctionMode):
-    "Inside it, the attention of the first `rows` tokens in the layer that is `open` goes to `seen`, by layer, `(B, heads, rows, tokens)`."
+    """Inside it, attention in the layer that is `open` goes to `seen`, by layer.
+
+    - `rows`: how many tokens, from the first, are kept: `(B, heads, rows, tokens)`.
+
+    It watches PyTorch's fused kernel (weights are computed again from its queries and keys) and the
+    softmax of networks that do not use it.
+    """
 
     def __init__(self, rows: int):
         super().__init__()
@@ -66,7 +85,18 @@ def joined(maps) -> Attention:
 def attention_maps(
     model, x: torch.Tensor, layers=(-1,), heads=None, gsd: torch.Tensor | None = None
 ) -> list[Attention]:
-    "Attention from the CLS and the GSD token to the patches in chosen `layers` (and `heads`), of normalised images `(B, C, H, W)`, in one pass."
+    """Attention from the CLS and the GSD token to the patches, one `Attention` for each layer.
+
+    - `model`: SatDINO, or a peer by `as_backbone`, with blocks of attention.
+    - `x`: normalised images `(B, C, H, W)`, on the model's device.
+    - `layers`: indices of blocks; negative ones count from the last.
+    - `heads`: indices of heads to keep; None: all.
+    - `gsd`: `(B,)`, metres per pixel of the images, for peers that read it.
+
+    All in one forward pass. `ValueError` for networks without such blocks.
+
+        first, last = attention_maps(model, x, layers=(0, -1))
+    """
     net = getattr(model, 'network', model)  # inside of a peer
     if not hasattr(net, 'blocks'):
         raise ValueError(f'a {type(net).__name__} has no blocks with attention')
@@ -75,7 +105,8 @@ def attention_maps(
             *(attention_maps(model, a[None], layers, heads, g[None]) for a, g in zip(x, gsd))
         )
         return [joined(maps) for maps in each]
-    n, watch = model.num_prefix_tokens, KernelWatch(model.num_prefix_tokens)
+    n = model.num_prefix_tokens
+    watch = KernelWatch(model.num_prefix_tokens)
     layers = [range(len(net.blocks))[i] for i in layers]
 
     def opened(i):
@@ -105,12 +136,32 @@ def attention_maps(
 
 # %% ../nbs/08_attention.ipynb #last-attention
 def last_attention(model, x: torch.Tensor) -> Attention:
-    "Attention of the last block from the CLS and the GSD token to the patches, for normalised images `(B, C, H, W)`."
+    """Attention of the last block from the CLS and the GSD token to the patches.
+
+    - `model`: SatDINO, or a peer by `as_backbone`; `ValueError` for one without blocks of
+      attention.
+    - `x`: normalised images `(B, C, H, W)`, on the model's device.
+
+    The maps that DINO shows (arXiv 2104.14294, figure 1).
+
+        attention = last_attention(model, model.normalisation(pictures))
+        attention.map('cls').shape   # (B, h, w): mean over heads
+    """
     return attention_maps(model, x)[0]
 
 # %% ../nbs/08_attention.ipynb #tile-input
 def tile_input(model: SatViT, tile: Tile, size: int) -> tuple[torch.Tensor, torch.Tensor, float]:
-    "A tile's centre at `size` px: picture `(3, S, S)` in 0..1, normalised `(1, 3, S, S)` on the model's device, GSD (NaN: unknown)."
+    """A tile's centre as picture and as input: `(picture, x, gsd)`.
+
+    - `model`: whose normalisation and device count.
+    - `tile`: a `Tile`.
+    - `size`: of the square input, in pixels.
+
+    `picture` is `(3, S, S)` in 0..1, `x` normalised `(1, 3, S, S)` on the model's device, `gsd`
+    metres per pixel of the input (NaN: unknown).
+
+        picture, x, gsd = tile_input(model, sample_tiles('place')[0], 256)
+    """
     picture, gsd = centre_view(collate([tile]), size)
     return picture[0], model.normalisation(picture.to(next(model.parameters()).device)), gsd.item()
 
@@ -122,7 +173,16 @@ def overlay(
     opacity: float = 0.6,
     highest: float | None = None,
 ):
-    "Draw `weights` `(h, w)` over `picture` `(3, H, W)` in 0..1, colours up to `highest`; the drawn image, for a colour bar."
+    """Draw weights over a picture; returns the drawn image, for a colour bar.
+
+    - `picture`: `(3, H, W)` in 0..1.
+    - `weights`: `(h, w)`, one for each patch.
+    - `ax`: matplotlib axes.
+    - `opacity`: of the weights, 0 to 1.
+    - `highest`: the weight of the brightest colour; None: the largest.
+
+        fig.colorbar(overlay(picture, attention.map()[0], ax), ax=ax)
+    """
     ax.imshow(picture.permute(1, 2, 0).numpy())
     ax.axis('off')
     h, w = picture.shape[1:]
@@ -137,7 +197,18 @@ def overlay(
 
 # %% ../nbs/08_attention.ipynb #attention-figure
 def attention_figure(model: SatViT, tile: Tile, size: int = 256, head: int | None = None):
-    "Picture, CLS attention and GSD attention of one tile side by side (matplotlib `Figure`), one colour scale per map."
+    """Picture, CLS attention and GSD attention of one tile side by side (matplotlib `Figure`).
+
+    - `model`: SatDINO, with or without a GSD token.
+    - `tile`: a `Tile`.
+    - `size`: of the square input, in pixels.
+    - `head`: index of a head; None: the mean over heads.
+
+    Weights are relative to an even spread (1); each map has its own colours, cut at its 99th
+    percentile, so that one patch does not dim all others.
+
+        attention_figure(model, sample_tiles('place')[0])
+    """
     from matplotlib.figure import Figure
 
     picture, x, gsd = tile_input(model, tile, size)
@@ -151,9 +222,8 @@ def attention_figure(model: SatViT, tile: Tile, size: int = 256, head: int | Non
     for ax, token in zip(axes, tokens):
         weights = attention.map(token, head)[0].cpu()
         relative = weights / weights.mean()
-        drawn = overlay(
-            picture, relative, ax, highest=relative.quantile(0.99).item()
-        )  # one patch must not dim all others
+        # one patch must not dim all others
+        drawn = overlay(picture, relative, ax, highest=relative.quantile(0.99).item())
         fig.colorbar(drawn, ax=ax, shrink=0.8, extend='max')
         ax.set_title(
             f'{token.upper()} token, {"mean of heads" if head is None else f"head {head}"}',
@@ -163,19 +233,32 @@ def attention_figure(model: SatViT, tile: Tile, size: int = 256, head: int | Non
 
 # %% ../nbs/08_attention.ipynb #patch-pca
 def patch_pca(tokens: Tokens, components: int = 3) -> torch.Tensor:
-    "First principal components of each picture's patches, scaled to 0..1 from 2nd to 98th percentile: `(B, h, w, components)`."
+    """First principal components of each picture's patches, `(B, h, w, components)` in 0..1.
+
+    - `tokens`: of a model, as from `model.tokens(x)`.
+    - `components`: how many; 3 serve as red, green, blue.
+
+    0 to 1 is from the 2nd to the 98th percentile. DINOv2 shows patches so (arXiv 2304.07193).
+
+        ax.imshow(patch_pca(model.tokens(x))[0])
+    """
     x = tokens.patches.float() - tokens.patches.float().mean(1, keepdim=True)
     u, s, vt = torch.linalg.svd(x, full_matrices=False)
-    sign = (
-        torch.gather(vt, 2, vt.abs().argmax(2, keepdim=True)).sign().mT[:, :, :components]
-    )  # a sign that does not depend on the solver
+    # a sign that does not depend on the solver
+    sign = torch.gather(vt, 2, vt.abs().argmax(2, keepdim=True)).sign().mT[:, :, :components]
     scores = (u * s[:, None])[:, :, :components] * sign
     low, high = (scores.quantile(q, dim=1, keepdim=True) for q in (0.02, 0.98))
     return ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).unflatten(1, tokens.grid)
 
 
 def patch_similarity(tokens: Tokens, row: int, column: int) -> torch.Tensor:
-    "Cosine similarity `(B, h, w)` of every patch to the one at `(row, column)` of the grid."
+    """Cosine similarity `(B, h, w)` of every patch to one of them, -1 to 1.
+
+    - `tokens`: of a model, as from `model.tokens(x)`.
+    - `row`, `column`: of the patch in the grid; `ValueError` outside.
+
+        patch_similarity(model.tokens(x), 8, 8)[0, 8, 8]   # 1.0: to itself
+    """
     h, w = tokens.grid
     if not (0 <= row < h and 0 <= column < w):
         raise ValueError(f'patch ({row}, {column}) is outside the grid of {h} x {w}')
@@ -186,14 +269,23 @@ def patch_similarity(tokens: Tokens, row: int, column: int) -> torch.Tensor:
 def patch_figure(
     model: SatViT, tile: Tile, size: int = 256, row: int | None = None, column: int | None = None
 ):
-    "Picture, PCA colours of its patches, and similarity to the patch at (row, column) (the centre by default)."
+    """Picture, PCA colours of its patches, and similarity to one patch (matplotlib `Figure`).
+
+    - `model`: SatDINO.
+    - `tile`: a `Tile`.
+    - `size`: of the square input, in pixels.
+    - `row`, `column`: of the patch in the grid; None: the centre.
+
+        patch_figure(model, sample_tiles('place')[0], row=3, column=5)
+    """
     from matplotlib.figure import Figure
 
     picture, x, gsd = tile_input(model, tile, size)
     with torch.no_grad():
         tokens = model.tokens(x)
     h, w = tokens.grid
-    row, column = h // 2 if row is None else row, w // 2 if column is None else column
+    row = h // 2 if row is None else row
+    column = w // 2 if column is None else column
     fig = Figure(figsize=(10.2, 3.3), layout='constrained')
     first, colours, similar = fig.subplots(1, 3)
     first.imshow(picture.permute(1, 2, 0).numpy())

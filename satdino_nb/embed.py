@@ -17,35 +17,54 @@ from .data import Tiles
 
 # %% ../nbs/09_embed.ipynb #neighbours
 def neighbours(features: torch.Tensor, k: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    "Indices and cosine distances `(N, k)` of each row's nearest *other* rows of `features` `(N, D)`."
+    """Each row's nearest *other* rows by cosine: indices and cosine distances, `(N, k)` each.
+
+    - `features`: `(N, D)`; `ValueError` for NaN or infinite ones.
+    - `k`: how many, 1 to N - 1; `ValueError` for others.
+
+    Exact, by blocks of 1,024 rows. The distance is 1 - cosine, 0 to 2.
+
+        index, distance = neighbours(features.cls, 4)
+    """
     if not 1 <= k < len(features):
         raise ValueError(
             f'k={k} neighbours of {len(features)} tiles; k must be from 1 to {len(features) - 1}'
         )
     if not features.isfinite().all():
         raise ValueError('features hold NaN or infinite values')
-    x, found = F.normalize(features.float(), dim=1), []
+    x = F.normalize(features.float(), dim=1)
+    found = []
     for start in range(0, len(x), 1024):
         cosine = x[start : start + 1024] @ x.T
-        cosine[
-            torch.arange(len(cosine)), torch.arange(start, start + len(cosine))
-        ] = -2  # not itself
+        own = torch.arange(len(cosine))
+        cosine[own, start + own] = -2  # not itself
         found.append(cosine.topk(k, dim=1))
-    return torch.cat([f.indices for f in found]).numpy(), 1 - torch.cat(
-        [f.values for f in found]
-    ).numpy()
+    index = torch.cat([f.indices for f in found])
+    cosine = torch.cat([f.values for f in found])
+    return index.numpy(), 1 - cosine.numpy()
 
 # %% ../nbs/09_embed.ipynb #map
 @dataclass
 class Map:
-    "A layout: `xy` `(N, 2)` and a `caption` that says how it was made."
+    """A layout of N pictures on a page.
+
+    - `xy`: places `(N, 2)`.
+    - `caption`: how it was made.
+    """
 
     xy: np.ndarray
     caption: str
 
 
 def pca_map(features: torch.Tensor) -> Map:
-    "The first two principal components of L2-normalised `features` `(N, D)`."
+    """The first two principal components of L2-normalised features, a `Map`.
+
+    - `features`: `(N, D)`.
+
+    The caption says which share of the variance they hold.
+
+        pca_map(features.cls).xy.shape   # (N, 2)
+    """
     x = F.normalize(features.float(), dim=1)
     x = x - x.mean(0)
     u, s, vt = torch.linalg.svd(x, full_matrices=False)
@@ -60,17 +79,30 @@ def pca_map(features: torch.Tensor) -> Map:
 def umap_map(
     features: torch.Tensor, k: int = 15, min_dist: float = 0.1, epochs: int = 200, seed: int = 0
 ) -> Map:
-    "UMAP by cosine with exact neighbours, seeded. Needs umap-learn."
+    """UMAP by cosine with exact neighbours (arXiv 1802.03426), a `Map`; the same for the same seed.
+
+    - `features`: `(N, D)`.
+    - `k`: number of neighbours, each point counting as its own first.
+    - `min_dist`: how close points may lie, in units of the layout.
+    - `epochs`: of optimisation.
+    - `seed`: of the layout.
+
+    Needs umap-learn (`ImportError` says how to get it).
+
+        layout = umap_map(features.cls)
+        map_figure(layout, tiles)
+    """
     try:
         from umap import UMAP
     except ImportError as e:
         raise ImportError("UMAP maps need umap-learn: pip install 'satdino_nb[maps]'") from e
     index, distance = neighbours(features, k - 1)
     own = np.arange(len(index))[:, None]
+    # umap counts a point as its own neighbour
     knn = (
         np.hstack([own, index]),
         np.hstack([0 * own.astype('float32'), distance.clip(0)]),
-    )  # umap counts a point as its own neighbour
+    )
     reducer = UMAP(
         n_neighbors=k,
         min_dist=min_dist,
@@ -87,12 +119,22 @@ def umap_map(
         xy = reducer.fit_transform(F.normalize(features.float(), dim=1).numpy())
     return Map(
         xy,
-        f'UMAP, {k} neighbours by cosine, min_dist {min_dist}, {epochs} epochs, seed {seed}; distances between clusters are not metric',
+        f'UMAP, {k} neighbours by cosine, min_dist {min_dist}, {epochs} epochs, seed {seed}; '
+        'distances between clusters are not metric',
     )
 
 # %% ../nbs/09_embed.ipynb #kept-neighbours
 def kept_neighbours(features: torch.Tensor, xy: np.ndarray, k: int = 10) -> float:
-    "Mean share of the `k` nearest neighbours by cosine that are among the `k` nearest on the page."
+    """How well a layout keeps neighbourhoods: 0 to 1, chance is k / (N - 1).
+
+    - `features`: `(N, D)`.
+    - `xy`: places `(N, 2)`.
+    - `k`: number of neighbours.
+
+    The mean share of the `k` nearest by cosine that are among the `k` nearest on the page.
+
+        kept_neighbours(features.cls, umap_map(features.cls).xy)
+    """
     true, _ = neighbours(features, k)
     page = torch.cdist(
         torch.as_tensor(xy, dtype=torch.float32), torch.as_tensor(xy, dtype=torch.float32)
@@ -102,8 +144,16 @@ def kept_neighbours(features: torch.Tensor, xy: np.ndarray, k: int = 10) -> floa
 
 # %% ../nbs/09_embed.ipynb #spaced
 def spaced(xy: np.ndarray, most: int, gap: float) -> list[int]:
-    "Indices of at most `most` points, in order, no two closer than `gap` of the page's width along both axes."
-    unit, chosen = (xy - xy.min(0)) / np.ptp(xy, axis=0).clip(1e-12), []
+    """Indices of points that do not crowd each other, in order of `xy`.
+
+    - `xy`: places `(N, 2)`.
+    - `most`: how many at most.
+    - `gap`: along one axis at least, between any two, as a share of the page's width, 0 to 1.
+
+        for i in spaced(layout.xy, 60, 0.04): ...   # where thumbnails go
+    """
+    unit = (xy - xy.min(0)) / np.ptp(xy, axis=0).clip(1e-12)
+    chosen = []
     for i, p in enumerate(unit):
         if len(chosen) < most and all(np.abs(p - unit[j]).max() >= gap for j in chosen):
             chosen.append(i)
@@ -111,14 +161,23 @@ def spaced(xy: np.ndarray, most: int, gap: float) -> list[int]:
 
 # %% ../nbs/09_embed.ipynb #map-figure
 def map_figure(layout: Map, tiles: Tiles, thumbnails: int = 60, size: float = 8):
-    "Classes as coloured markers and up to `thumbnails` pictures at their places (matplotlib `Figure`)."
+    """Classes as coloured markers, and pictures at their places (matplotlib `Figure`).
+
+    - `layout`: a `Map` of N places.
+    - `tiles`: the N `Tiles`.
+    - `thumbnails`: number of pictures at most.
+    - `size`: height of the figure, in inches.
+
+        map_figure(pca_map(features.cls), tiles)
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     fig = Figure(figsize=(size * 1.25, size), layout='constrained')
     ax = fig.subplots()
-    labels, names = np.array([-1 if y is None else y for y in tiles.labels]), list(tiles.classes)
+    labels = np.array([-1 if y is None else y for y in tiles.labels])
+    names = list(tiles.classes)
     for j, label in enumerate(np.unique(labels)):
         at = layout.xy[labels == label]
         ax.scatter(

@@ -32,7 +32,14 @@ from .vit import SatViT, predict_gsd
 # %% ../nbs/10_explorer.ipynb #scene
 @dataclass(frozen=True, eq=False)
 class Scene:
-    "A named image, uint8 `(3, H, W)`, and its GSD in metres per pixel."
+    """A named image and its GSD.
+
+    - `name`: printed, and part of the names of saved files.
+    - `image`: uint8 `(3, H, W)`; `ValueError` for others.
+    - `gsd`: metres per pixel; `ValueError` unless positive.
+
+        Scene('harbour', torch.zeros(3, 512, 512, dtype=torch.uint8), 0.5).hw   # (512, 512)
+    """
 
     name: str
     image: torch.Tensor
@@ -42,7 +49,8 @@ class Scene:
         check_gsd(self.gsd, f'GSD of {self.name}')
         if self.image.dtype != torch.uint8 or self.image.ndim != 3 or len(self.image) != 3:
             raise ValueError(
-                f'{self.name}: a scene is uint8 (3, H, W), got {self.image.dtype} {tuple(self.image.shape)}'
+                f'{self.name}: a scene is uint8 (3, H, W), '
+                f'got {self.image.dtype} {tuple(self.image.shape)}'
             )
 
     @property
@@ -55,7 +63,12 @@ class Scene:
 
 # %% ../nbs/10_explorer.ipynb #tile-scenes
 def tile_scenes(tiles) -> dict[str, Scene]:
-    "Scenes by name (the file's, without suffix) of `tiles` with known GSD."
+    """Scenes by name: the file's without suffix, with its number where that is taken.
+
+    - `tiles`: of known GSD; `ValueError` for others.
+
+        scenes = tile_scenes(sample_tiles('place'))
+    """
     scenes = {}
     for i, t in enumerate(tiles):
         name = Path(t.path).stem or f'tile {i}'
@@ -66,33 +79,68 @@ def tile_scenes(tiles) -> dict[str, Scene]:
 
 # %% ../nbs/10_explorer.ipynb #clamp-box
 def clamp_box(box: tuple, hw: tuple, least: int = 8) -> tuple[int, int, int, int]:
-    "The nearest allowed `(top, left, height, width)`: whole pixels inside an image of `hw`, sides of `least` pixels or more."
+    """The nearest allowed box `(top, left, height, width)`: whole pixels inside an image.
+
+    - `box`: `(top, left, height, width)` in pixels, of any numbers.
+    - `hw`: `(height, width)` of the image in pixels.
+    - `least`: shortest side, in pixels.
+
+        clamp_box((-5, 90, 40, 40), (100, 100))   # (0, 60, 40, 40)
+    """
     size = [min(max(round(n), min(least, most)), most) for n, most in zip(box[2:], hw)]
     place = [min(max(round(p), 0), most - n) for p, n, most in zip(box[:2], size, hw)]
     return *place, *size
 
 
 def centred_box(scene: Scene, share: float = 0.4) -> tuple[int, int, int, int]:
-    "A centred square, `share` of the scene's shorter side."
-    (h, w), side = scene.hw, round(share * min(scene.hw))
+    """A centred square box `(top, left, height, width)` in pixels.
+
+    - `scene`: that it lies in.
+    - `share`: of the scene's shorter side, 0 to 1.
+    """
+    h, w = scene.hw
+    side = round(share * min(scene.hw))
     return clamp_box(((h - side) // 2, (w - side) // 2, side, side), scene.hw)
 
 # %% ../nbs/10_explorer.ipynb #sample-crops
 def sample_crops(
     scene: Scene, config: ViewConfig = ViewConfig(), seed: int = 0
 ) -> tuple[Crop, ...]:
-    "The crops of one multi-crop draw on `scene` by `seed`: global views first, then local."
+    """The crops of one multi-crop draw, global views first, then local.
+
+    - `scene`: that they are cut from.
+    - `config`: the recipe.
+    - `seed`: of the draw.
+
+        [c.gsd(scene.gsd) for c in sample_crops(scene, ViewConfig(), seed=3)]   # twelve, m/px
+    """
     boxes = MultiCrop(config).params([scene.hw], seed).boxes[:, 0].astype(int).tolist()
     sizes = [config.global_size] * config.n_global + [config.local_size] * config.n_local
     return tuple(Crop(*box, (size, size)) for box, size in zip(boxes, sizes))
 
 # %% ../nbs/10_explorer.ipynb #cropstate
 class CropState(traitlets.HasTraits):
-    "A scene, the box `(top, left, height, width)` in its pixels, the output size in pixels, and how views are sampled."
+    """A scene, a box in it, the output size, and how views are sampled: what all panes share.
 
-    scene, config = traitlets.Instance(Scene), traitlets.Instance(ViewConfig)
-    box, out = traitlets.Tuple(), traitlets.Int(224, min=1)
-    sampling, seed = traitlets.Enum(('none', 'uniform', 'random'), 'none'), traitlets.Int(0, min=0)
+    - `scene`: a `Scene`; another one centres the box.
+    - `box`: `(top, left, height, width)` in the scene's pixels; what does not fit is clamped.
+    - `out`: output size in pixels, 1 or more.
+    - `config`: the recipe of multi-crop views.
+    - `sampling`, `seed`: 'none', 'uniform' or 'random', and the seed of the draw.
+
+    These are traitlets: `observe` tells of changes, wrong values are a `TraitError`.
+
+        state = CropState(scene, box=(100, 100, 96, 96), out=224)
+        state.move(0, 10)
+        state.crop.gsd(scene.gsd)   # effective GSD in m/px
+    """
+
+    scene = traitlets.Instance(Scene)
+    config = traitlets.Instance(ViewConfig)
+    box = traitlets.Tuple()
+    out = traitlets.Int(224, min=1)
+    sampling = traitlets.Enum(('none', 'uniform', 'random'), 'none')
+    seed = traitlets.Int(0, min=0)
 
     def __init__(
         self,
@@ -119,6 +167,7 @@ class CropState(traitlets.HasTraits):
         return Crop(*self.box, (self.out, self.out))
 
     def draw(self, sampling: str) -> tuple[Crop, ...]:
+        "The crops of this seed, sampled 'uniform' or 'random'."
         return sample_crops(self.scene, replace(self.config, sampling=sampling), self.seed)
 
     @property
@@ -126,6 +175,7 @@ class CropState(traitlets.HasTraits):
         return () if self.sampling == 'none' else self.draw(self.sampling)
 
     def move(self, down: int, across: int):
+        "Move the box by so many pixels."
         self.box = (self.box[0] + down, self.box[1] + across, *self.box[2:])
 
     def resize(self, height: int, width: int):
@@ -140,12 +190,20 @@ class CropState(traitlets.HasTraits):
         )
 
     def show(self, crop: Crop):
+        "Take box and output size of `crop`, as one change."
         with self.hold_trait_notifications():
-            self.box, self.out = (crop.top, crop.left, crop.height, crop.width), crop.out_hw[0]
+            self.box = (crop.top, crop.left, crop.height, crop.width)
+            self.out = crop.out_hw[0]
 
 # %% ../nbs/10_explorer.ipynb #network-input
 def network_input(scene: Scene, crop: Crop) -> torch.Tensor:
-    "The crop as a network receives it, before normalisation: float `(3, *out_hw)` from 0 to 1."
+    """The crop as a network receives it, before normalisation: float `(3, *out_hw)`, 0 to 1.
+
+    - `scene`: that it is cut from.
+    - `crop`: box and output size; resized by the same matrices as training views.
+
+        network_input(scene, Crop(0, 0, 48, 48, (96, 96))).shape   # (3, 96, 96)
+    """
     t, l, h, w = (int(v) for v in (crop.top, crop.left, crop.height, crop.width))
     rows, columns = (
         resize_matrix(torch.tensor(0), torch.tensor(n), out, n)
@@ -155,8 +213,15 @@ def network_input(scene: Scene, crop: Crop) -> torch.Tensor:
 
 # %% ../nbs/10_explorer.ipynb #fit-picture
 def fit_picture(picture: Image.Image, size: int) -> Image.Image:
-    "`picture` in a square of `size` pixels: repeated a whole number of times if it fits, else shrunk (antialiased)."
-    times, longest = size // max(picture.size), max(picture.size)
+    """A picture that fits into a square.
+
+    - `picture`: a Pillow picture.
+    - `size`: of the square, in pixels.
+
+    Each pixel is repeated a whole number of times if it fits, else it is shrunk (antialiased).
+    """
+    times = size // max(picture.size)
+    longest = max(picture.size)
     if times:
         return picture.resize((picture.width * times, picture.height * times), Image.NEAREST)
     return picture.resize(
@@ -165,12 +230,23 @@ def fit_picture(picture: Image.Image, size: int) -> Image.Image:
 
 
 def with_bar(picture: Image.Image, gsd: float, source_hw: tuple) -> Image.Image:
-    "`picture` with a scale bar, given that it shows `source_hw` pixels of `gsd` metres per pixel."
+    """A picture with a scale bar.
+
+    - `picture`: a Pillow picture of a crop, of any size.
+    - `gsd`: of the source, metres per pixel.
+    - `source_hw`: `(height, width)` of the crop in source pixels.
+
+    The bar is measured with the GSD across, which counts where a crop is not square.
+    """
     return draw_scale_bar(picture, crop_gsd_yx(gsd, source_hw, (picture.height, picture.width))[1])
 
 
 def view_picture(scene: Scene, crop: Crop, size: int = 448) -> Image.Image:
-    "The network's input, enlarged by repetition into a `size` square, with scale bar."
+    """The network's input, enlarged by repetition, with scale bar: a Pillow picture.
+
+    - `scene`, `crop`: what is cut.
+    - `size`: of the square that it fits into, in pixels.
+    """
     x = (network_input(scene, crop) * 255).round().byte()
     return with_bar(
         fit_picture(Image.fromarray(x.permute(1, 2, 0).contiguous().numpy()), size),
@@ -182,13 +258,19 @@ def view_picture(scene: Scene, crop: Crop, size: int = 448) -> Image.Image:
 def overview_picture(
     scene: Scene, crop: Crop | None = None, views: tuple = (), size: int = 448, n_global: int = 2
 ) -> Image.Image:
-    "The scene in a `size` square with scale bar, the frame of `crop` and the footprints of `views`."
+    """The scene with scale bar, the frame of a crop and those of views: a Pillow picture.
+
+    - `scene`: the scene.
+    - `crop`: framed in orange, or None.
+    - `views`: crops, framed in white (the first `n_global`) and yellow, and numbered.
+    - `size`: of the square that it fits into, in pixels.
+
+        overview_picture(scene, state.crop, sample_crops(scene))
+    """
     picture = fit_picture(scene.picture, size)
-    draw, scale, font = (
-        ImageDraw.Draw(picture),
-        picture.width / scene.hw[1],
-        ImageFont.load_default(11),
-    )
+    draw = ImageDraw.Draw(picture)
+    scale = picture.width / scene.hw[1]
+    font = ImageFont.load_default(11)
     edges = lambda c: [
         round(v * scale) for v in (c.left, c.top, c.left + c.width, c.top + c.height)
     ]
@@ -202,26 +284,35 @@ def overview_picture(
         draw.text((x0 + 2, y0), name, fill=colour, font=font)
     picture = with_bar(picture, scene.gsd, scene.hw)
     if crop:
-        (x0, y0, x1, y1), draw = edges(crop), ImageDraw.Draw(picture)
+        x0, y0, x1, y1 = edges(crop)
+        draw = ImageDraw.Draw(picture)
         draw.rectangle([x0 - 2, y0 - 2, x1 + 1, y1 + 1], outline='black', width=5)
         draw.rectangle([x0 - 1, y0 - 1, x1, y1], outline='#E69F00', width=3)
     return picture
 
 # %% ../nbs/10_explorer.ipynb #jpeg
 def jpeg(picture: Image.Image, quality: int = 90) -> bytes:
-    "`picture` as JPEG bytes; from quality 90 colours are kept at full resolution."
+    """A picture as JPEG bytes.
+
+    - `picture`: a Pillow picture.
+    - `quality`: 1 to 95; from 90 colours are kept at full resolution.
+    """
     buffer = io.BytesIO()
     picture.save(buffer, 'JPEG', quality=quality, subsampling=0 if quality >= 90 else 2)
     return buffer.getvalue()
 
 # %% ../nbs/10_explorer.ipynb #caption
 def caption(scene: Scene, crop: Crop) -> str:
-    "Pixels, effective GSD, footprint, and whether the crop is upsampled, joined by ' · '."
-    (y, x), (h, w), out = (
-        crop_gsd_yx(scene.gsd, crop.hw, crop.out_hw),
-        crop.footprint(scene.gsd),
-        crop.out_hw,
-    )
+    """Pixels, effective GSD, footprint, and whether the crop is upsampled, joined by ' · '.
+
+    - `scene`: that the crop is of.
+    - `crop`: box and output size.
+
+    Both GSDs are named where they differ by 1 % or more.
+    """
+    y, x = crop_gsd_yx(scene.gsd, crop.hw, crop.out_hw)
+    h, w = crop.footprint(scene.gsd)
+    out = crop.out_hw
     axes = '' if abs(y / x - 1) < 0.01 else f' (down {y:.3g}, across {x:.3g})'
     facts = [
         f'{crop.height} x {crop.width} px -> {out[0]} x {out[1]} px',
@@ -232,7 +323,13 @@ def caption(scene: Scene, crop: Crop) -> str:
 
 # %% ../nbs/10_explorer.ipynb #static-picture
 def static_picture(state: CropState, size: int = 448) -> Image.Image:
-    "Overview, network input and caption of `state` in one picture."
+    """Overview, network input and caption in one Pillow picture, without widgets.
+
+    - `state`: scene, crop and views.
+    - `size`: of each of both pictures, in pixels.
+
+        static_picture(CropState(scene, out=96, sampling='uniform'))
+    """
     left = overview_picture(state.scene, state.crop, state.views, size)
     right = view_picture(state.scene, state.crop, size)
     out = Image.new(
@@ -240,11 +337,9 @@ def static_picture(state: CropState, size: int = 448) -> Image.Image:
     )
     out.paste(left, (0, 0))
     out.paste(right, (left.width + 8, 0))
-    draw, font, words = (
-        ImageDraw.Draw(out),
-        ImageFont.load_default(15),
-        caption(state.scene, state.crop).split(' · '),
-    )
+    draw = ImageDraw.Draw(out)
+    font = ImageFont.load_default(15)
+    words = caption(state.scene, state.crop).split(' · ')
     for row, text in enumerate(
         (f'{state.scene.name}, {state.scene.gsd:.3g} m/px · {words[0]}', ' · '.join(words[1:]))
     ):
@@ -255,12 +350,21 @@ def static_picture(state: CropState, size: int = 448) -> Image.Image:
 def gsd_strip(
     scene: Scene, draws: dict[str, tuple], gsd: float | None = None, figure: Figure | None = None
 ) -> Figure:
-    "Ticks at the GSDs of each named draw of crops (a row each, m/px) and a mark at `gsd`; drawn into `figure` if given."
+    """Ticks at the GSDs of draws of crops, a row each (matplotlib `Figure`).
+
+    - `scene`: that the crops are of.
+    - `draws`: crops by name, as from `local_draws`.
+    - `gsd`: marked by a line, or by an arrow where it lies outside; metres per pixel.
+    - `figure`: drawn into, and returned; None: a new one.
+
+        gsd_strip(scene, local_draws(state), state.crop.gsd(scene.gsd))
+    """
     figure = figure or Figure(figsize=(4.4, 1.9), layout='constrained', dpi=100)
     figure.clear()
     rows = figure.subplots(len(draws), 1, sharex=True, squeeze=False)[:, 0]
     ticks = [np.sort([c.gsd(scene.gsd) for c in crops]) for crops in draws.values()]
-    low, high = np.min(ticks) * 0.9, np.max(ticks) * 1.1
+    low = np.min(ticks) * 0.9
+    high = np.max(ticks) * 1.1
     for ax, name, g, colour in zip(rows, draws, ticks, ('#0072B2', '#D55E00', '#009E73')):
         ax.eventplot(g, colors=colour, linelengths=0.8, linewidths=2)
         if gsd and low <= gsd <= high:
@@ -284,12 +388,21 @@ def gsd_strip(
 
 
 def local_draws(state: CropState) -> dict[str, tuple]:
-    "The local views of `state`'s seed, sampled both ways: 'uniform' and 'random'."
+    """The local views of one seed, sampled both ways: crops by 'uniform' and 'random'.
+
+    - `state`: scene, recipe and seed.
+    """
     return {k: state.draw(k)[state.config.n_global :] for k in ('uniform', 'random')}
 
 # %% ../nbs/10_explorer.ipynb #later
 class Later:
-    "Runs `f` once, `wait` seconds after the last `ask()`; at once if no event loop is running; now on `flush()`."
+    """A debounced function: runs once, when the last of several changes is a while ago.
+
+    - `f`: the function, without arguments.
+    - `wait`: seconds after the last `ask()`; at once where no event loop is running.
+
+    `flush()` runs now what waits.
+    """
 
     def __init__(self, f, wait: float = 0.15):
         self.f, self.wait, self.timer = f, wait, None
@@ -316,14 +429,18 @@ def _widgets():
         import ipywidgets
     except ImportError as e:
         raise ImportError(
-            "the explorer needs ipywidgets: pip install 'satdino_nb[lab]'; static_picture works without"
+            "the explorer needs ipywidgets: pip install 'satdino_nb[lab]'; "
+            'static_picture works without'
         ) from e
     return ipywidgets
 
 
 @contextmanager
 def errors_to(label):
-    "Show an exception of the block in the HTML widget `label`."
+    """Show an exception of the block in a widget, instead of raising it.
+
+    - `label`: an ipywidgets `HTML`.
+    """
     try:
         yield
     except Exception as e:
@@ -331,7 +448,12 @@ def errors_to(label):
 
 
 def put_picture(widget, data: bytes, size: tuple[int, int]) -> None:
-    "Show JPEG or PNG `data` of `size = (width, height)` pixels in an `Image` widget, at exactly that size."
+    """Show a picture in an `Image` widget, at exactly its size.
+
+    - `widget`: an ipywidgets `Image`.
+    - `data`: JPEG or PNG bytes.
+    - `size`: `(width, height)` in pixels.
+    """
     layout = dict(
         width=f'{size[0]}px',
         height=f'{size[1]}px',
@@ -346,16 +468,18 @@ def put_picture(widget, data: bytes, size: tuple[int, int]) -> None:
 
 # %% ../nbs/10_explorer.ipynb #picturepane
 class PicturePane:
-    "Overview, network input and caption of `state`; redrawn once for each change, however many traits it touches."
+    """Overview, network input and caption; redrawn once a change, however many traits it touches.
+
+    - `state`: what is shown.
+    - `size`: of each picture, in pixels.
+    """
 
     def __init__(self, state: CropState, size: int = 448):
         w = _widgets()
         self.state, self.size, self.drawn = state, size, None
-        self.overview, self.view, self.caption = (
-            w.Image(format='jpeg'),
-            w.Image(format='jpeg'),
-            w.HTML(),
-        )
+        self.overview = w.Image(format='jpeg')
+        self.view = w.Image(format='jpeg')
+        self.caption = w.HTML()
         place = w.Layout(
             width=f'{size + 8}px', height=f'{size + 40}px', overflow='hidden', flex='0 0 auto'
         )
@@ -381,11 +505,17 @@ class PicturePane:
                 (self.view, view_picture(s.scene, s.crop, self.size)),
             ):
                 put_picture(widget, jpeg(picture), picture.size)
-            self.caption.value, self.drawn = html.escape(caption(s.scene, s.crop)), now
+            self.caption.value = html.escape(caption(s.scene, s.crop))
+            self.drawn = now
 
 # %% ../nbs/10_explorer.ipynb #scenepane
 class ScenePane:
-    "A menu for the scene and a slider for the output size (pixels) of `state`."
+    """A menu for the scene and a slider for the output size.
+
+    - `state`: what they change.
+    - `scenes`: by name.
+    - `most`: largest output size, in pixels.
+    """
 
     def __init__(self, state: CropState, scenes: dict[str, Scene], most: int = 448):
         w = _widgets()
@@ -400,7 +530,13 @@ class ScenePane:
 
 # %% ../nbs/10_explorer.ipynb #change-box
 def change_box(state: CropState, i: int, value: int, square: bool = True) -> None:
-    "Set number `i` of the box of `state` (0 top, 1 left, 2 height, 3 width); a side changes about the centre, both if `square`."
+    """Set one number of the box of a state.
+
+    - `state`: whose box it is.
+    - `i`: 0 top, 1 left, 2 height, 3 width.
+    - `value`: the new number, in pixels.
+    - `square`: whether a side changes the other one, too. Sides change about the centre.
+    """
     if i < 2:
         state.box = (*state.box[:i], value, *state.box[i + 1 :])
     elif square:
@@ -410,14 +546,22 @@ def change_box(state: CropState, i: int, value: int, square: bool = True) -> Non
 
 # %% ../nbs/10_explorer.ipynb #set-slider
 def set_slider(slider, value: int, low: int, high: int) -> None:
-    "Range and value of an `IntSlider`; disabled where there is no choice (a slider without a range cannot be drawn)."
+    """Set range and value of an `IntSlider`; disabled where there is no choice.
+
+    - `slider`: the widget.
+    - `value`, `low`, `high`: the numbers. A slider without a range cannot be drawn, so it gets one.
+    """
     slider.min = min(low, slider.min)
-    slider.max, slider.disabled = max(high, low + 1), high <= low
+    slider.max = max(high, low + 1)
+    slider.disabled = high <= low
     slider.min, slider.value = low, value
 
 # %% ../nbs/10_explorer.ipynb #boxpane
 class BoxPane:
-    "Sliders for the box of `state` (pixels)."
+    """Sliders for the box, in pixels.
+
+    - `state`: whose box they change.
+    """
 
     def __init__(self, state: CropState):
         w = _widgets()
@@ -430,11 +574,11 @@ class BoxPane:
         for c in self.box.children:
             c.style.description_width, c.layout.width = '84px', '400px'
         for c in self.sliders:
-            c.observe(self.heed, 'value')
+            c.observe(self.on_slider, 'value')
         state.observe(self.update, ['scene', 'box'])
         self.update()
 
-    def heed(self, change) -> None:
+    def on_slider(self, change) -> None:
         if not self.listening:
             return
         change_box(
@@ -444,7 +588,9 @@ class BoxPane:
 
     def update(self, _=None) -> None:
         "Set sliders and their ranges from the state."
-        self.listening, (H, W), (top, left, h, w) = False, self.state.scene.hw, self.state.box
+        self.listening = False
+        H, W = self.state.scene.hw
+        top, left, h, w = self.state.box
         ranges = ((top, 0, H - h), (left, 0, W - w), (h, min(8, H), H), (w, min(8, W), W))
         for slider, values in zip(self.sliders, ranges):
             set_slider(slider, *values)
@@ -452,7 +598,10 @@ class BoxPane:
 
 # %% ../nbs/10_explorer.ipynb #view-options
 def view_options(state: CropState) -> list[tuple[str, int]]:
-    "The sampled views of `state` as a menu: name with GSD, and number (-1 for none)."
+    """The sampled views as a menu, pairs of name with GSD and number; ('-', -1) comes first.
+
+    - `state`: whose views they are.
+    """
     n = state.config.n_global
     names = [f'global {i + 1}' if i < n else f'local {i - n + 1}' for i in range(len(state.views))]
     return [('-', -1)] + [
@@ -462,38 +611,35 @@ def view_options(state: CropState) -> list[tuple[str, int]]:
 
 # %% ../nbs/10_explorer.ipynb #samplingpane
 class SamplingPane:
-    "How `state` samples views, by which seed, and a menu that moves the crop to one of them."
+    """How views are sampled, by which seed, and a menu that moves the crop to one of them.
+
+    - `state`: what they change.
+    """
 
     def __init__(self, state: CropState):
         w = _widgets()
-        self.state, self.again = (
-            state,
-            w.Button(description='Resample', tooltip='Draw the views of the next seed'),
-        )
+        self.state = state
+        self.again = w.Button(description='Resample', tooltip='Draw the views of the next seed')
         self.kind = w.ToggleButtons(options=['none', 'uniform', 'random'], description='Sampling')
         self.seed = w.BoundedIntText(min=0, max=2**31 - 1, description='Seed')
         self.go = w.Dropdown(options=[('-', -1)], description='Go to view')
         for c in (self.kind, self.seed, self.go):
             c.style.description_width = '84px'
-        self.kind.style.button_width, self.seed.layout.width, self.go.layout.width = (
-            '80px',
-            '200px',
-            '360px',
-        )
-        self.kind.layout.width, self.kind.layout.display, self.kind.layout.flex_flow = (
-            '440px',
-            'flex',
-            'row nowrap',
-        )
+        self.kind.style.button_width = '80px'
+        self.seed.layout.width = '200px'
+        self.go.layout.width = '360px'
+        self.kind.layout.width = '440px'
+        self.kind.layout.display = 'flex'
+        self.kind.layout.flex_flow = 'row nowrap'
         self.box = w.VBox([self.kind, w.HBox([self.seed, self.again]), self.go])
         for c, name in ((self.kind, 'sampling'), (self.seed, 'seed')):
             traitlets.link((state, name), (c, 'value'))
         self.again.on_click(lambda _: setattr(state, 'seed', state.seed + 1))
-        self.go.observe(self.visit, 'value')
+        self.go.observe(self.on_view, 'value')
         state.observe(self.update)
         self.update()
 
-    def visit(self, change) -> None:
+    def on_view(self, change) -> None:
         if change['new'] is not None and change['new'] >= 0:
             self.state.show(self.state.views[change['new']])
 
@@ -506,19 +652,26 @@ class SamplingPane:
 
 # %% ../nbs/10_explorer.ipynb #strippane
 class StripPane:
-    "GSDs of the local views of `state`'s seed, uniform and random, with the crop's; one figure, kept and redrawn when the hand rests."
+    """GSDs of the local views, uniform and random, with the crop's; drawing is debounced.
+
+    - `state`: what is shown.
+    """
 
     def __init__(self, state: CropState):
         w = _widgets()
-        self.state, self.later, self.figure = state, Later(self.draw), None
-        self.strip, self.note = w.Image(format='png'), w.HTML()
+        self.state = state
+        self.later = Later(self.draw)
+        self.figure = None
+        self.strip = w.Image(format='png')
+        self.note = w.HTML()
         self.box = w.VBox([self.strip, self.note])
         state.observe(self.later.ask)
         self.draw()
 
     def draw(self) -> None:
         with errors_to(self.note):
-            s, buffer = self.state, io.BytesIO()
+            s = self.state
+            buffer = io.BytesIO()
             self.figure = gsd_strip(s.scene, local_draws(s), s.crop.gsd(s.scene.gsd), self.figure)
             self.figure.savefig(buffer, format='png')
             put_picture(self.strip, buffer.getvalue(), (440, 190))
@@ -527,21 +680,29 @@ class StripPane:
 # %% ../nbs/10_explorer.ipynb #estimate-gsd
 @torch.inference_mode()
 def estimate_gsd(model: SatViT, scene: Scene, crop: Crop) -> float:
-    "The GSD in metres per pixel that `model` estimates for `crop`."
+    """The GSD in metres per pixel that a model estimates for a crop.
+
+    - `model`: SatDINO with a GSD head; `ValueError` without one.
+    - `scene`, `crop`: what it is given.
+
+        estimate_gsd(model, scene, Crop(0, 0, 96, 96, (96, 96)))
+    """
     x = network_input(scene, crop)[None].to(next(model.parameters()).device)
     return predict_gsd(model, model.normalisation(x)).item()
 
 # %% ../nbs/10_explorer.ipynb #modelpane
 class ModelPane:
-    "The model's GSD estimate for the crop of `state`, next to the effective GSD."
+    """The model's GSD estimate for the crop, next to the effective GSD; computing is debounced.
+
+    - `state`: what is shown.
+    - `model`: SatDINO with a GSD head.
+    """
 
     def __init__(self, state: CropState, model: SatViT):
-        self.state, self.model, self.later, self.label = (
-            state,
-            model,
-            Later(self.estimate),
-            _widgets().HTML(),
-        )
+        self.state = state
+        self.model = model
+        self.later = Later(self.estimate)
+        self.label = _widgets().HTML()
         self.box = self.label
         state.observe(self.ask, ['scene', 'box', 'out'])
         self.estimate()
@@ -553,13 +714,24 @@ class ModelPane:
     def estimate(self) -> None:
         s = self.state
         with errors_to(self.label):
-            truth, guess = s.crop.gsd(s.scene.gsd), estimate_gsd(self.model, s.scene, s.crop)
+            truth = s.crop.gsd(s.scene.gsd)
+            guess = estimate_gsd(self.model, s.scene, s.crop)
             self.label.value = f"Model's estimate {guess:.3g} m/px, effective GSD {truth:.3g} m/px"
 
 # %% ../nbs/10_explorer.ipynb #save-view
 def save_view(state: CropState, folder='.') -> Path:
-    "Write the network's input of `state` as PNG to `folder`; GSD (m/px), source and box stand in its name and metadata."
-    s, gsd, info = state, state.crop.gsd(state.scene.gsd), PngImagePlugin.PngInfo()
+    """Write the network's input as PNG; returns its path.
+
+    - `state`: scene and crop.
+    - `folder`: that exists.
+
+    GSD (m/px), source and box stand in the file's name and in its metadata.
+
+        save_view(state, 'out')   # out/harbour_100x100x96x96_224px_0.2143m.png
+    """
+    s = state
+    gsd = state.crop.gsd(state.scene.gsd)
+    info = PngImagePlugin.PngInfo()
     facts = dict(
         gsd=f'{gsd:.9g}',
         source=s.scene.name,
@@ -576,22 +748,29 @@ def save_view(state: CropState, folder='.') -> Path:
 
 
 def state_code(state: CropState) -> str:
-    "Code that makes this state again, given `scenes` by name."
+    """Code that makes a state again, given `scenes` by name.
+
+    - `state`: the state.
+
+        state_code(state)   # "CropState(scenes['harbour'], box=(100, 100, 96, 96), out=224)"
+    """
     views = '' if state.sampling == 'none' else f', sampling={state.sampling!r}, seed={state.seed}'
     return f'CropState(scenes[{state.scene.name!r}], box={state.box}, out={state.out}{views})'
 
 # %% ../nbs/10_explorer.ipynb #savepane
 class SavePane:
-    "A button that saves the network's input of `state` to the working directory, and the state as code, to copy."
+    """A button that saves the network's input, and the state as code, to copy.
+
+    - `state`: what is saved.
+    - `folder`: that exists.
+    """
 
     def __init__(self, state: CropState, folder='.'):
         w = _widgets()
         self.state, self.folder = state, folder
         self.save = w.Button(description='Save picture', tooltip="Save the network's input as PNG")
-        self.code, self.note = (
-            w.Text(description='As code', layout=w.Layout(width='740px')),
-            w.HTML(),
-        )
+        self.code = w.Text(description='As code', layout=w.Layout(width='740px'))
+        self.note = w.HTML()
         self.code.style.description_width = '60px'
         self.box = w.VBox(
             [w.HBox([self.save, self.code], layout=w.Layout(flex_flow='row wrap')), self.note]
@@ -601,7 +780,8 @@ class SavePane:
         self.update()
 
     def update(self, _=None) -> None:
-        self.code.value, self.note.value = state_code(self.state), ''
+        self.code.value = state_code(self.state)
+        self.note.value = ''
 
     def write(self, _=None) -> None:
         with errors_to(self.note):
@@ -618,24 +798,39 @@ def has_kernel() -> bool:
 
 # %% ../nbs/10_explorer.ipynb #explorer
 class Explorer:
-    "The widget: move a crop over `scenes` (by name) and see its GSD, its footprint, and what a network is given."
+    """The widget: move a crop over scenes, see its GSD, footprint, and what a network is given.
+
+    - `scenes`: by name, one or more, e.g. `tile_scenes(sample_tiles('place'))`.
+    - `model`: SatDINO with a GSD head, whose estimate is shown; or None.
+    - `config`: the recipe by which views are sampled.
+    - `out`: output size in pixels; None: the model's input size, or 224.
+    - `size`: of each picture on the screen, in pixels.
+
+    Needs ipywidgets (`ImportError` says how to get it). `state` is its `CropState`. Where no kernel
+    serves widgets it shows a picture.
+
+        explorer = Explorer(tile_scenes(sample_tiles('place')))
+        explorer                                   # the last line of a cell shows it
+        explorer.state.box = (100, 100, 96, 96)    # moves it
+    """
 
     def __init__(
         self,
-        scenes: dict[str, Scene],  # e.g. tile_scenes(sample_tiles('place'))
-        model: SatViT | None = None,  # if given, its GSD estimate is shown
-        config: ViewConfig = ViewConfig(),  # how views are sampled
-        out: int | None = None,  # output size in pixels; the model's input size, or 224
+        scenes: dict[str, Scene],
+        model: SatViT | None = None,
+        config: ViewConfig = ViewConfig(),
+        out: int | None = None,
         size: int = 448,
-    ):  # of each picture on the screen, in pixels
-        w, out = _widgets(), out or (model.config.img_size if model else 224)
+    ):
+        w = _widgets()
+        out = out or (model.config.img_size if model else 224)
         self.state = s = CropState(next(iter(scenes.values())), out=out, config=config)
-        self.picture, self.scene, self.crop = (
-            PicturePane(s, size),
-            ScenePane(s, scenes, size),
-            BoxPane(s),
-        )
-        self.sampling, self.strip, self.save = SamplingPane(s), StripPane(s), SavePane(s)
+        self.picture = PicturePane(s, size)
+        self.scene = ScenePane(s, scenes, size)
+        self.crop = BoxPane(s)
+        self.sampling = SamplingPane(s)
+        self.strip = StripPane(s)
+        self.save = SavePane(s)
         self.model = ModelPane(s, model) if model else None
         columns = [
             w.VBox([p.box for p in side], layout=w.Layout(width=f'{size + 8}px', flex='0 0 auto'))
@@ -652,7 +847,7 @@ class Explorer:
         )
 
     def flush(self) -> None:
-        "Do now what waits for the hand to rest."
+        "Do now what is debounced."
         for pane in (self.strip, self.model):
             if pane:
                 pane.later.flush()

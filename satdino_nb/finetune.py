@@ -23,14 +23,36 @@ from tqdm.auto import tqdm
 
 from .classify import Prediction
 from .data import Batch, Tiles, collate
-from .features import as_model, on_device, settle_precision
+from .features import as_model, on_device, resolve_precision
 from .pretrain import pick_device
 from .views import ViewParams, centre_view, cut_views, sample_boxes, view_gsd
 
 # %% ../nbs/07_6_finetune.ipynb #fine-tune-config
 @dataclass(frozen=True)
 class FineTuneConfig:
-    "The recipe of `fine_tune`; `lr` is for a batch of 256 and scaled with the batch size."
+    """The recipe of `fine_tune`.
+
+    - `epochs`, `batch_size`: at least 1 each.
+    - `size`: of the square input, in pixels; None: the model's own.
+    - `lr`: peak learning rate of the head and the last layer for a batch of 256, scaled with the
+      batch size.
+    - `layer_decay`: factor on the learning rate from one layer to the one below, 0 to 1 (BEiT,
+      arXiv 2106.08254).
+    - `weight_decay`: of matrices; biases, norms, tokens and positions have none.
+    - `warmup_epochs`: of the linear warm-up; half the run at most.
+    - `drop_path`: probability in the last block; it rises linearly with depth.
+    - `label_smoothing`: 0 to 1.
+    - `mixup`: alpha of mixup (arXiv 1710.09412); 0: off. It needs an even batch size.
+    - `scale`: smallest and largest area of the random crops, as fractions of the image's.
+    - `flip`: probability of a horizontal flip; `turn`: whether to turn by quarters at random.
+    - `clip_grad`: largest norm of all gradients together.
+    - `precision`: 'fp32', 'bf16', or 'auto': bf16 on a CUDA GPU that has it.
+    - `seed`: of head, order and augmentation.
+
+    `ValueError` for impossible settings.
+
+        FineTuneConfig(epochs=10, lr=5e-4)
+    """
 
     epochs: int = 30
     batch_size: int = 64
@@ -67,16 +89,25 @@ class FineTuneConfig:
 def augmented(
     batch: Batch, size: int, c: FineTuneConfig, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    "A random crop of each image, flipped and turned, as float 0..1 `(B, 3, size, size)`, and its GSD `(B,)` in metres per pixel."
+    """A random crop of each image, flipped and turned: `(x, gsd)`.
+
+    - `batch`: B tiles.
+    - `size`: of the square crops, in pixels.
+    - `c`: the recipe (`scale`, `flip`, `turn`).
+    - `rng`: draws all of it.
+
+    `x` is float 0..1 `(B, 3, size, size)`, `gsd` `(B,)` metres per pixel of the crops.
+
+        x, gsd = augmented(batch, 64, FineTuneConfig(), np.random.default_rng(0))
+    """
     n = len(batch)
-    boxes, still = sample_boxes(rng, batch.hw.numpy(), [c.scale] * n), np.zeros(n)
+    boxes = sample_boxes(rng, batch.hw.numpy(), [c.scale] * n)
+    still = np.zeros(n)
     p = ViewParams(
         boxes, rng.random(n) < c.flip, np.tile([1.0, 1, 1, 0], (n, 1)), still > 0, still, still > 0
     )
-    x, turns = (
-        cut_views(batch.images, ViewParams(*(v[None] for v in vars(p).values())), size)[0],
-        rng.integers(4, size=n) * c.turn,
-    )
+    x = cut_views(batch.images, ViewParams(*(v[None] for v in vars(p).values())), size)[0]
+    turns = rng.integers(4, size=n) * c.turn
     for k in (1, 2, 3):
         if len(at := np.flatnonzero(turns == k)):
             x[at] = x[at].rot90(k, (2, 3))
@@ -84,7 +115,15 @@ def augmented(
 
 # %% ../nbs/07_6_finetune.ipynb #classifier
 class Classifier(nn.Module):
-    "A copy of a backbone with a linear head on its CLS feature; `model(x, gsd)` gives logits `(B, C)` of normalised images."
+    """A copy of a backbone with a linear head on its CLS feature.
+
+    - `backbone`: SatDINO, a peer, or a timm network; `ValueError` for a plain function.
+    - `num_classes`: number of classes C.
+    - `drop_path`: probability in the last block; it rises linearly with depth.
+
+        net = Classifier(model, 10)
+        net(x, gsd).shape   # (B, 10): logits, of normalised images and their GSD in m/px
+    """
 
     def __init__(self, backbone, num_classes: int, drop_path: float = 0.0):
         super().__init__()
@@ -100,7 +139,8 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.head.bias)
         blocks = [b for b in getattr(network, 'blocks', ()) if hasattr(b, 'drop_path1')]
         for rate, b in zip(np.linspace(0, drop_path, len(blocks)), blocks):
-            b.drop_path1, b.drop_path2 = DropPath(rate), DropPath(rate)
+            b.drop_path1 = DropPath(rate)
+            b.drop_path2 = DropPath(rate)
 
     def forward(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> torch.Tensor:
         summary = getattr(self.backbone, 'summary', None)  # the CLS token costs less alone
@@ -108,7 +148,15 @@ class Classifier(nn.Module):
 
 
 def fine_tune_groups(model: Classifier, c: FineTuneConfig) -> list[dict]:
-    "Parameter groups with `lr_scale` by layer (timm's rule, as BEiT's) and weight decay; the head is on top."
+    """Parameter groups for an optimiser, with `lr_scale` by layer and weight decay.
+
+    - `model`: the classifier; its head has `lr_scale` 1.
+    - `c`: the recipe (`layer_decay`, `weight_decay`).
+
+    Layer-wise decay by timm's rule, as BEiT's (arXiv 2106.08254).
+
+        torch.optim.AdamW(fine_tune_groups(net, FineTuneConfig()), lr=0.0)
+    """
     network = getattr(model.backbone, 'network', model.backbone)
     free = network.no_weight_decay() if hasattr(network, 'no_weight_decay') else ()
     groups = param_groups_layer_decay(
@@ -121,12 +169,17 @@ def fine_tune_groups(model: Classifier, c: FineTuneConfig) -> list[dict]:
 
 # %% ../nbs/07_6_finetune.ipynb #fine-tune-lr
 def fine_tune_lr(c: FineTuneConfig, steps_an_epoch: int) -> np.ndarray:
-    "Learning rate of every step: linear warm-up, then half a cosine to 0."
-    steps, warm = (
-        c.epochs * steps_an_epoch,
-        round(min(c.warmup_epochs, c.epochs / 2) * steps_an_epoch),
-    )
-    peak, t = c.lr * c.batch_size / 256, np.arange(steps)
+    """Learning rate of every step: a linear warm-up, then half a cosine to 0; an array `(steps,)`.
+
+    - `c`: the recipe; the peak is `lr * batch_size / 256` (arXiv 1706.02677).
+    - `steps_an_epoch`: number of batches in an epoch.
+
+        fine_tune_lr(FineTuneConfig(epochs=10), 7).max()   # 0.00025
+    """
+    steps = c.epochs * steps_an_epoch
+    warm = round(min(c.warmup_epochs, c.epochs / 2) * steps_an_epoch)
+    peak = c.lr * c.batch_size / 256
+    t = np.arange(steps)
     return peak * np.where(
         t < warm,
         (t + 1) / max(warm, 1),
@@ -135,7 +188,15 @@ def fine_tune_lr(c: FineTuneConfig, steps_an_epoch: int) -> np.ndarray:
 
 
 def epoch_batches(tiles: Tiles, c: FineTuneConfig, epoch: int, workers: int = 0):
-    "Batches of `(tiles, labels)` in this epoch's order; the last incomplete one is left out, unless it is the only one."
+    """Pairs of a `Batch` and its labels, in the order of one epoch.
+
+    - `tiles`: labelled ones.
+    - `c`: the recipe (`seed`, `batch_size`).
+    - `epoch`: its number; with the seed it decides the order.
+    - `workers`: processes that load tiles; 0: none besides this one.
+
+    The last incomplete batch is left out, unless it is the only one.
+    """
     order = np.random.default_rng([c.seed, epoch]).permutation(len(tiles))
     size = min(c.batch_size, len(tiles) - len(tiles) % 2 if c.mixup else len(tiles))
     order = order[: len(order) // size * size]
@@ -148,11 +209,24 @@ def epoch_batches(tiles: Tiles, c: FineTuneConfig, epoch: int, workers: int = 0)
 def fine_tune(
     model, train: Tiles, c: FineTuneConfig = FineTuneConfig(), device='auto', workers: int = 0
 ) -> tuple[Classifier, list[float]]:
-    "A fine-tuned copy of `model`, a `Classifier` of `train.classes`, and the mean loss of each epoch; `ValueError` for missing classes or a loss that is not finite."
+    """A fine-tuned copy of a model, a `Classifier`, and the mean loss of each epoch.
+
+    - `model`: SatDINO, a peer, or a timm network; it stays as it is.
+    - `train`: labelled `Tiles`, of two classes or more.
+    - `c`: the recipe.
+    - `device`: 'auto', 'cpu', 'cuda', ...
+    - `workers`: processes that load tiles; 0: none besides this one.
+
+    `ValueError` for missing classes, or a loss that is not finite.
+
+        net, losses = fine_tune(model, sample_tiles('train'), FineTuneConfig(epochs=10))
+        predict_classes(net, sample_tiles('test')).scores   # (N, C)
+    """
     check_labels(train)
     with torch.random.fork_rng():
         torch.manual_seed(c.seed)
-        device, classes = pick_device(device), len(train.classes) or max(train.labels) + 1
+        device = pick_device(device)
+        classes = len(train.classes) or max(train.labels) + 1
         net = Classifier(model, classes, c.drop_path).to(device).train()
         optimiser = torch.optim.AdamW(fine_tune_groups(net, c), lr=0.0)
         mix = (
@@ -160,7 +234,8 @@ def fine_tune(
             if c.mixup
             else None
         )
-        rates, losses = iter(fine_tune_lr(c, max(1, len(train) // c.batch_size))), []
+        rates = iter(fine_tune_lr(c, max(1, len(train) // c.batch_size)))
+        losses = []
         for epoch in tqdm(range(c.epochs), 'fine-tuning', leave=False):
             rng = np.random.default_rng([c.seed, epoch, 1])
             each = [
@@ -170,18 +245,26 @@ def fine_tune(
             losses.append(float(torch.stack(each).mean()))
             if not math.isfinite(losses[-1]):
                 raise ValueError(
-                    f'the loss of epoch {epoch + 1} is {losses[-1]}; a smaller learning rate (lr) may help, or there are images without GSD for a network that reads it'
+                    f'the loss of epoch {epoch + 1} is {losses[-1]}; '
+                    'a smaller learning rate (lr) may help, '
+                    'or there are images without GSD for a network that reads it'
                 )
-    net.backbone.linear_head, net.backbone.classes = net.head, tuple(train.classes)
+    net.backbone.linear_head = net.head
+    net.backbone.classes = tuple(train.classes)
     return net.eval(), losses
 
 
 def check_labels(tiles: Tiles) -> None:
+    """`ValueError` unless there are tiles, each with a class, of two classes or more.
+
+    - `tiles`: those to train on.
+    """
     if not len(tiles):
         raise ValueError('no training tiles')
     if None in tiles.labels:
         raise ValueError(
-            f'{tiles.paths[tiles.labels.index(None)]}: no class; fine-tuning needs one for every tile'
+            f'{tiles.paths[tiles.labels.index(None)]}: no class; '
+            'fine-tuning needs one for every tile'
         )
     if len(set(tiles.labels)) < 2:
         raise ValueError('all training tiles are of one class; there is nothing to tell apart')
@@ -197,7 +280,15 @@ def fine_tune_step(
     c: FineTuneConfig,
     rng,
 ) -> torch.Tensor:
-    "One step on one batch; its loss."
+    """One step of the optimiser on one batch; returns its loss, without gradient.
+
+    - `net`, `optimiser`: what is trained, and by what; its groups have `lr_scale`.
+    - `batch`, `y`: B tiles and their class indices `(B,)`.
+    - `lr`: learning rate of this step, before `lr_scale`.
+    - `mix`: timm's `Mixup`, or None.
+    - `c`: the recipe.
+    - `rng`: draws the augmentation.
+    """
     device = net.head.weight.device
     x, gsd = augmented(
         Batch(batch.images.to(device), batch.hw, batch.gsd, batch.paths),
@@ -205,13 +296,14 @@ def fine_tune_step(
         c,
         rng,
     )
-    x, y = net.backbone.normalisation(x), y.to(device)
+    x = net.backbone.normalisation(x)
+    y = y.to(device)
     if mix:
         x, y = mix(x, y)
     for g in optimiser.param_groups:
         g['lr'] = lr * g['lr_scale']
     with torch.autocast(
-        device.type, torch.bfloat16, enabled=settle_precision(c.precision, device) == 'bf16'
+        device.type, torch.bfloat16, enabled=resolve_precision(c.precision, device) == 'bf16'
     ):
         out = net(x, gsd.float().to(device))
     loss = F.cross_entropy(out.float(), y, label_smoothing=0.0 if mix else c.label_smoothing)
@@ -231,8 +323,19 @@ def predict_classes(
     batch_size: int = 128,
     workers: int = 0,
 ) -> Prediction:
-    "Class probabilities `(N, C)` of the middle of each tile."
-    device, parts, backbone = net.head.weight.device, [], net.eval().backbone
+    """Class probabilities of the middle of each tile, a `Prediction` with scores `(N, C)`.
+
+    - `net`: a fine-tuned `Classifier`.
+    - `tiles`: N of them.
+    - `size`: of the square input, in pixels; None: the backbone's own.
+    - `crop_pct`: share of the shorter side that is kept, 0 to 1.
+    - `batch_size`, `workers`: tiles at a time, and processes that load them.
+
+        accuracy(predict_classes(net, test).scores, torch.tensor(test.labels))
+    """
+    device = net.head.weight.device
+    parts = []
+    backbone = net.eval().backbone
     for batch in DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers):
         x, gsd = centre_view(on_device(batch, device), size or backbone.config.img_size, crop_pct)
         parts.append(

@@ -14,10 +14,19 @@ from dataclasses import dataclass
 
 # %% ../nbs/00_gsd.ipynb #check-gsd
 def check_gsd(
-    gsd: float,  # metres per pixel
-    what: str = 'GSD',  # what the message calls it, e.g. the file it came from
+    gsd: float,
+    what: str = 'GSD',
 ) -> float:
-    "`gsd` as a float; `ValueError` unless it is a number from 1e-9 to 1e5 metres per pixel."
+    """`gsd` as a float, if it can be a ground sample distance.
+
+    - `gsd`: metres per pixel, a number from 1e-9 to 1e5.
+    - `what`: what the message calls it, e.g. the file that it came from.
+
+    `ValueError` for anything else: 0, negative numbers, NaN, text, None, another unit.
+
+        check_gsd(10)                  # 10.0
+        check_gsd(0, 'GSD of a.tif')   # ValueError: GSD of a.tif must be a positive number ...
+    """
     try:
         value = float(gsd)
     except (TypeError, ValueError):
@@ -32,19 +41,40 @@ def check_gsd(
 
 # %% ../nbs/00_gsd.ipynb #footprint
 def footprint(gsd: float, hw: tuple) -> tuple[float, float]:
-    "Ground `(height, width)` in metres of `hw = (height, width)` pixels at `gsd` metres per pixel."
+    """Ground `(height, width)` in metres of a picture.
+
+    - `gsd`: metres per pixel; `ValueError` unless positive.
+    - `hw`: `(height, width)` in pixels.
+
+        footprint(0.3048, (256, 256))   # (78.0, 78.0): a UC Merced tile
+    """
     gsd = check_gsd(gsd)
     return hw[0] * gsd, hw[1] * gsd
 
 
 def area_hectares(gsd: float, hw: tuple) -> float:
-    "Ground area in hectares (10,000 m²) of `hw` pixels at `gsd` metres per pixel."
+    """Ground area of a picture in hectares (10,000 m²).
+
+    - `gsd`: metres per pixel; `ValueError` unless positive.
+    - `hw`: `(height, width)` in pixels.
+
+        area_hectares(10, (64, 64))   # 40.96: a EuroSAT tile
+    """
     h, w = footprint(gsd, hw)
     return h * w / 1e4
 
 # %% ../nbs/00_gsd.ipynb #crop-gsd-yx
 def crop_gsd_yx(gsd: float, crop_hw: tuple, out_hw: tuple) -> tuple[float, float]:
-    "Effective GSD down and across, `(gsd_y, gsd_x)`, when a crop of `crop_hw` pixels is resized to `out_hw`."
+    """Effective GSD along both axes, `(gsd_y, gsd_x)`, of a crop that is resized.
+
+    - `gsd`: of the source, metres per pixel.
+    - `crop_hw`: `(height, width)` of the crop in source pixels.
+    - `out_hw`: `(height, width)` in pixels after resizing.
+
+    Along each axis it is `gsd * crop / out`. `ValueError` for sizes or GSDs that are not positive.
+
+        crop_gsd_yx(1, (48, 64), (96, 96))   # (0.5, 0.667)
+    """
     gsd = check_gsd(gsd)
     if min(*crop_hw, *out_hw) <= 0:
         raise ValueError(f'sizes must be positive, got crop {crop_hw} and output {out_hw}')
@@ -52,22 +82,49 @@ def crop_gsd_yx(gsd: float, crop_hw: tuple, out_hw: tuple) -> tuple[float, float
 
 
 def mean_gsd(gsd_y: float, gsd_x: float) -> float:
-    "One number for two axes: the GSD whose magnification is the mean of theirs (their harmonic mean)."
+    """One GSD for two axes: their harmonic mean, in metres per pixel.
+
+    - `gsd_y`, `gsd_x`: metres per pixel along each axis; `ValueError` unless positive.
+
+    Its magnification (pixels per metre) is the mean of theirs, as in the released code of SatDINO
+    (arXiv 2508.21402).
+
+        mean_gsd(0.5, 1)   # 0.667
+    """
     return 2 / (1 / check_gsd(gsd_y) + 1 / check_gsd(gsd_x))
 
 
 def crop_gsd(
-    gsd: float,  # source GSD, metres per pixel
-    crop_hw: tuple,  # (height, width) of the crop in source pixels
-    out_hw: tuple,  # (height, width) after resizing
+    gsd: float,
+    crop_hw: tuple,
+    out_hw: tuple,
 ) -> float:
-    "Effective GSD of a resized crop: `gsd / mean(out/crop)` over the two axes (the rule of the released SatDINO)."
+    """Effective GSD in metres per pixel of a crop that is resized.
+
+    - `gsd`: of the source, metres per pixel.
+    - `crop_hw`: `(height, width)` of the crop in source pixels.
+    - `out_hw`: `(height, width)` in pixels after resizing.
+
+    It is `gsd / mean(out / crop)`, the mean over the two axes: the rule of the released code of
+    SatDINO (arXiv 2508.21402). `ValueError` for sizes or GSDs that are not positive.
+
+        crop_gsd(10, (48, 48), (96, 96))     # 5.0: enlarged, so finer
+        crop_gsd(10, (192, 192), (96, 96))   # 20.0: shrunk, so coarser
+    """
     return mean_gsd(*crop_gsd_yx(gsd, crop_hw, out_hw))
 
 # %% ../nbs/00_gsd.ipynb #crop
 @dataclass(frozen=True)
 class Crop:
-    "A box `(top, left, height, width)` in source pixels, resized to `out_hw` pixels."
+    """A box of a picture, and the size that it is resized to.
+
+    - `top`, `left`: upper left corner, in source pixels.
+    - `height`, `width`: of the box, in source pixels.
+    - `out_hw`: `(height, width)` after resizing, in pixels.
+
+        crop = Crop(0, 0, 48, 48, (96, 96))
+        crop.gsd(0.5), crop.footprint(0.5), crop.upsampled   # 0.25, (24.0, 24.0), True
+    """
 
     top: float
     left: float
@@ -80,11 +137,11 @@ class Crop:
         return self.height, self.width
 
     def gsd(self, source_gsd: float) -> float:
-        "Effective GSD in metres per pixel, given the source's."
+        "Effective GSD, given the source's, both in metres per pixel: `crop_gsd`."
         return crop_gsd(source_gsd, self.hw, self.out_hw)
 
     def gsd_yx(self, source_gsd: float) -> tuple[float, float]:
-        "Effective GSD down and across."
+        "Effective GSD along both axes, `(gsd_y, gsd_x)`, metres per pixel: `crop_gsd_yx`."
         return crop_gsd_yx(source_gsd, self.hw, self.out_hw)
 
     def footprint(self, source_gsd: float) -> tuple[float, float]:
@@ -98,7 +155,12 @@ class Crop:
 
 # %% ../nbs/00_gsd.ipynb #nice-length
 def nice_length(longest: float) -> float:
-    "The largest 1, 2 or 5 times a power of ten that is not above `longest` (metres)."
+    """The largest 1, 2 or 5 times a power of ten that is not above `longest`.
+
+    - `longest`: a length, in metres; `ValueError` unless positive and finite.
+
+        nice_length(49.9), nice_length(0.07)   # 20.0, 0.05
+    """
     if not math.isfinite(longest) or longest <= 0:
         raise ValueError(f'longest must be positive, got {longest!r}')
     power = 10.0 ** math.floor(math.log10(longest) + 1e-12)
@@ -106,13 +168,25 @@ def nice_length(longest: float) -> float:
 
 
 def scale_bar(gsd: float, width: int, fraction: float = 0.4) -> tuple[float, float]:
-    "Length of a scale bar as `(metres, pixels)`: at most `fraction` of `width` pixels at `gsd`."
+    """Length of a scale bar, `(metres, pixels)`: a round number of metres that fits.
+
+    - `gsd`: metres per pixel of the picture, along the bar; `ValueError` unless positive.
+    - `width`: of the picture, in pixels.
+    - `fraction`: of the width that the bar may take at most, 0 to 1.
+
+        scale_bar(0.5, 256)   # (50.0, 100.0)
+    """
     metres = nice_length(check_gsd(gsd) * width * fraction)
     return metres, metres / gsd
 
 
 def metres_text(metres: float) -> str:
-    "A length for people: '20 m', '0.5 m', '2 km', '5 cm'."
+    """A length for people, to three digits, in km, m, cm or mm.
+
+    - `metres`: the length.
+
+        metres_text(2000), metres_text(0.5), metres_text(0.05)   # '2 km', '0.5 m', '5 cm'
+    """
     for unit, size in (('km', 1000), ('m', 1), ('cm', 0.01)):
         if metres >= size * (1 if unit != 'm' else 0.5):
             return f'{metres / size:.3g} {unit}'
@@ -120,17 +194,26 @@ def metres_text(metres: float) -> str:
 
 # %% ../nbs/00_gsd.ipynb #draw-scale-bar
 def draw_scale_bar(
-    image,  # PIL image, any mode; a marked RGB copy is returned
-    gsd: float,  # metres per pixel of this picture
-    fraction: float = 0.4,  # of the picture's width, at most
+    image,
+    gsd: float,
+    fraction: float = 0.4,
 ):
-    "An RGB copy of `image` with a labelled 1/2/5 scale bar in the lower left corner."
+    """An RGB copy of a picture with a labelled scale bar in its lower left corner.
+
+    - `image`: a Pillow picture of any mode.
+    - `gsd`: metres per pixel of this picture, across; `ValueError` unless positive.
+    - `fraction`: of the picture's width that the bar may take at most, 0 to 1.
+
+        draw_scale_bar(Image.new('L', (256, 256)), gsd=0.5)   # the bar says 50 m
+    """
     from PIL import ImageDraw, ImageFont
 
     image = image.convert('RGB')
     metres, length = scale_bar(gsd, image.width, fraction)
     size = max(9, image.height // 18)
-    font, draw, pad = ImageFont.load_default(size), ImageDraw.Draw(image), size // 3
+    font = ImageFont.load_default(size)
+    draw = ImageDraw.Draw(image)
+    pad = size // 3
     text = metres_text(metres)
     plate = max(length, draw.textlength(text, font)) + 2 * pad
     bottom = image.height - pad
@@ -143,7 +226,14 @@ def draw_scale_bar(
 
 # %% ../nbs/00_gsd.ipynb #metres-per-degree
 def metres_per_degree(latitude: float) -> tuple[float, float]:
-    "Ground metres in one degree of `(latitude, longitude)` at `latitude` degrees, on the WGS 84 ellipsoid."
+    """Ground metres in one degree of `(latitude, longitude)`.
+
+    - `latitude`: in degrees, north positive.
+
+    Series in cosines of multiples of the latitude, for arcs of the WGS 84 ellipsoid.
+
+        metres_per_degree(60)   # (111412, 55800)
+    """
     f = math.radians(latitude)
     north = (
         111132.954 - 559.822 * math.cos(2 * f) + 1.175 * math.cos(4 * f) - 0.0023 * math.cos(6 * f)
@@ -153,7 +243,16 @@ def metres_per_degree(latitude: float) -> tuple[float, float]:
 
 # %% ../nbs/00_gsd.ipynb #metres-per-unit
 def metres_per_unit(crs, x: float, y: float) -> tuple[float, float]:
-    "Ground metres `(down, across)` in one unit of a rasterio `crs` at the point `(x, y)`."
+    """Ground metres in one unit of a map, along its `(northing, easting)` axes.
+
+    - `crs`: a rasterio CRS, geographic or projected, in any unit.
+    - `x`, `y`: the point, in units of the CRS.
+
+    Exact for degrees and web mercator. Elsewhere a projection's nominal scale stands, unless it is
+    off by more than 1 % at this point; then it is measured there. Needs rasterio.
+
+        metres_per_unit(CRS.from_epsg(3857), 0, 8_400_000)   # (0.5, 0.5): far from the equator
+    """
     from rasterio.warp import transform
 
     (east, *_), (north, *_) = transform(crs, 'EPSG:4326', [x], [y])
@@ -164,9 +263,8 @@ def metres_per_unit(crs, x: float, y: float) -> tuple[float, float]:
     metres = crs.linear_units_factor[1]
     if crs.to_dict().get('proj') == 'merc':
         return (metres * math.cos(math.radians(north)),) * 2
-    lon, lat = transform(
-        crs, 'EPSG:4326', [x, x + 1 / metres], [y + 1 / metres, y]
-    )  # one nominal metre down, one across
+    # one nominal metre down, one across
+    lon, lat = transform(crs, 'EPSG:4326', [x, x + 1 / metres], [y + 1 / metres, y])
     true = [
         math.hypot((a - north) * per_degree[0], (o - east) * per_degree[1])
         for o, a in zip(lon, lat)
@@ -175,14 +273,28 @@ def metres_per_unit(crs, x: float, y: float) -> tuple[float, float]:
 
 # %% ../nbs/00_gsd.ipynb #transform-gsd
 def transform_gsd(crs, transform, row: float, col: float) -> tuple[float, float]:
-    "`(gsd_y, gsd_x)` in metres at a pixel of a raster with this rasterio `crs` and affine `transform`."
+    """`(gsd_y, gsd_x)` in metres per pixel at one pixel of a georeferenced raster.
+
+    - `crs`: its rasterio CRS.
+    - `transform`: its affine geotransform, which may be rotated.
+    - `row`, `col`: the pixel.
+
+        transform_gsd(src.crs, src.transform, src.height / 2, src.width / 2)
+    """
     t = transform
     down, across = metres_per_unit(crs, t.a * col + t.b * row + t.c, t.d * col + t.e * row + t.f)
     return math.hypot(t.b * across, t.e * down), math.hypot(t.a * across, t.d * down)
 
 
 def open_raster(path):
-    "`path` opened with rasterio; an `ImportError` says how to get it. That a file is not georeferenced is for the caller to see."
+    """A file opened with rasterio, without its warning about files that are not georeferenced.
+
+    - `path`: of the file.
+
+    `ImportError` says how to get rasterio. Whether there is a CRS is for the caller to see.
+
+        with open_raster('scene.tif') as src: print(src.crs, src.shape)
+    """
     try:
         import rasterio
     except ImportError as e:
@@ -192,7 +304,16 @@ def open_raster(path):
 
 
 def file_gsd(path) -> tuple[float, float]:
-    "Ground sample distance `(gsd_y, gsd_x)` in metres of a georeferenced file, at its centre. Needs rasterio."
+    """GSD of a georeferenced file at its centre, `(gsd_y, gsd_x)` in metres per pixel.
+
+    - `path`: of a file that rasterio reads.
+
+    `ValueError` where it has no coordinate reference system or no geotransform, or an impossible
+    pixel size; `ImportError` without rasterio.
+
+        file_gsd('scene.tif')              # (0.5, 0.5)
+        mean_gsd(*file_gsd('scene.tif'))   # 0.5
+    """
     with open_raster(path) as src:
         if src.crs is None:
             raise ValueError(f'{path} has no coordinate reference system; give its GSD yourself')
@@ -207,7 +328,16 @@ def file_gsd(path) -> tuple[float, float]:
 
 # %% ../nbs/00_gsd.ipynb #map-tile-gsd
 def map_tile_gsd(zoom: int, y: float, size: int = 256) -> float:
-    "GSD in metres at the middle of a web-mercator map tile of `size` pixels, from its zoom and row `y` (0 in the north)."
+    """GSD in metres per pixel at the middle of a web-mercator map tile.
+
+    - `zoom`: of the tile, 0 for the whole world.
+    - `y`: its row, 0 in the north; `ValueError` for one that does not exist at this zoom.
+    - `size`: of the tile, in pixels.
+
+    The equator's length by `size * 2**zoom` pixels, times the cosine of the latitude (EPSG:3857).
+
+        map_tile_gsd(19, 261636)   # 0.2986, in Kampala
+    """
     rows = 2**zoom
     if not 0 <= y < rows:
         raise ValueError(f'row {y} does not exist at zoom {zoom}, which has {rows} rows')

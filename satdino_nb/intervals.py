@@ -15,13 +15,26 @@ import torch
 
 # %% ../nbs/07_1_intervals.ipynb #estimate
 def shown(values: Sequence[float], unit: str) -> list[str]:
-    "Numbers as text, shares in percent."
+    """Numbers as text, to three digits.
+
+    - `values`: the numbers.
+    - `unit`: '%' prints shares, 0 to 1, in percent with one decimal.
+
+        shown((0.5, 0.25), '%')   # ['50.0', '25.0']
+    """
     return [f'{100 * v:.1f}' if unit == '%' else f'{v:.3g}' for v in values]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    "A number with its 95 % interval from `n` images; with the unit '%' it is a share, 0 to 1, printed in percent."
+    """A number with its 95 % interval.
+
+    - `value`, `low`, `high`: the number and its interval, in `unit`.
+    - `n`: number of images (or of groups of them) that it rests on.
+    - `unit`: printed behind; '%' is for shares, 0 to 1, printed in percent.
+
+        str(Estimate(0.5, 0.4, 0.6, 90, '%'))   # '50.0 % (40.0 to 60.0, n = 90)'
+    """
 
     value: float
     low: float
@@ -35,30 +48,48 @@ class Estimate:
 
 # %% ../nbs/07_1_intervals.ipynb #share
 def share(right, z: float = 1.96) -> Estimate:
-    "The share of true values in `right` `(N,)`, with Wilson's 95 % interval."
+    """The share of true values, an `Estimate` with Wilson's 95 % interval.
+
+    - `right`: bool `(N,)`; `ValueError` if there are none.
+    - `z`: half the interval's width in standard errors; 1.96 is for 95 %.
+
+    Wilson's score interval (Wilson 1927).
+
+        str(share([True] * 9 + [False]))   # '90.0 % (59.6 to 98.2, n = 10)'
+    """
     right = np.asarray(right, dtype=bool)
     n = len(right)
     if not n:
         raise ValueError('the share of nothing: no values')
     p = right.mean()
-    middle, half = (
-        (p + z * z / (2 * n)) / (1 + z * z / n),
-        z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n),
-    )
+    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return Estimate(
         float(p), max(0.0, float(middle - half)), min(1.0, float(middle + half)), n, '%'
     )
 
 
 def accuracy(scores: torch.Tensor, labels: torch.Tensor) -> Estimate:
-    "Top-1 accuracy of class `scores` `(N, C)` against `labels` `(N,)`; `ValueError` if their lengths differ."
+    """Top-1 accuracy, an `Estimate` with Wilson's 95 % interval.
+
+    - `scores`: of classes, `(N, C)`.
+    - `labels`: class index `(N,)`; `ValueError` for another number than N.
+
+        accuracy(torch.eye(3), torch.tensor([0, 1, 1])).value   # 0.667
+    """
     if len(scores) != len(labels):
         raise ValueError(f'{len(labels)} labels for {len(scores)} predictions')
     return share((scores.argmax(1).cpu() == torch.as_tensor(labels).cpu()).numpy())
 
 # %% ../nbs/07_1_intervals.ipynb #bootstrap
 def members_of(groups, n: int) -> list:
-    "Indices of the images of each group, for a name of the group of each of `n` images; for None every image is a group."
+    """Indices of the images of each group; None where every image is a group.
+
+    - `groups`: `(N,)` names of each image's group, or None.
+    - `n`: number of images N; `ValueError` for another number of names.
+
+        members_of(['a', 'b', 'a'], 3)   # [array([0, 2]), array([1])]
+    """
     if groups is None:
         return None
     if len(groups) != n:
@@ -72,8 +103,18 @@ def members_of(groups, n: int) -> list:
 def resampled(
     statistic: Callable, n: int, groups=None, resamples: int = 2000, seed: int = 0
 ) -> np.ndarray:
-    "`statistic(indices)` for `resamples` draws of `n` images (or of as many whole groups as there are) with repetition."
-    members, rng = members_of(groups, n), np.random.default_rng(seed)
+    """A statistic of images drawn with repetition, `(resamples,)`: the bootstrap (Efron 1979).
+
+    - `statistic`: of indices of images, `(n,)` -> number.
+    - `n`: number of images.
+    - `groups`: `(n,)` names of what belongs together; as many whole groups as there are are drawn.
+    - `resamples`: number of draws.
+    - `seed`: of the draws.
+
+        resampled(lambda i: right[i].mean(), len(right)).std()   # the standard error of a share
+    """
+    members = members_of(groups, n)
+    rng = np.random.default_rng(seed)
     if members is None:
         return np.array([statistic(rng.integers(n, size=n)) for _ in range(resamples)], dtype=float)
     draws = rng.integers(len(members), size=(resamples, len(members)))
@@ -83,15 +124,25 @@ def resampled(
 
 # %% ../nbs/07_1_intervals.ipynb #interval-of
 def bootstrap(
-    values,  # (N, ...): a value, or an array, for each image
-    statistic: Callable = np.mean,  # of some of them: (n, ...) -> number
-    groups: Sequence
-    | None = None,  # (N,) names of what belongs together (a place, a scene); groups are drawn whole
+    values,
+    statistic: Callable = np.mean,
+    groups: Sequence | None = None,
     resamples: int = 2000,
     seed: int = 0,
     unit: str = '',
 ) -> Estimate:
-    "`statistic(values)` with its 95 % percentile bootstrap interval; `n` is the number of images, or of groups."
+    """A statistic, an `Estimate` with its 95 % percentile bootstrap interval.
+
+    - `values`: `(N, ...)`, a value or an array for each image; `ValueError` if there are none.
+    - `statistic`: of some of them, `(n, ...)` -> number.
+    - `groups`: `(N,)` names of what belongs together (a place, a scene); groups are drawn whole.
+    - `resamples`, `seed`: number of draws, and their seed.
+    - `unit`: printed behind the number; '%' for shares.
+
+    Efron's percentile interval (Efron and Tibshirani 1993, chapter 13).
+
+        bootstrap(errors, np.median, groups=places, unit='m/px')
+    """
     values = np.asarray(values)
     if not len(values):
         raise ValueError('nothing to resample: no values')
@@ -105,7 +156,15 @@ def bootstrap(
 
 
 def estimate(value: float, drawn: np.ndarray, n: int, unit: str = '') -> Estimate:
-    "`value` with the middle 95 % of what resampling drew (draws for which it is not defined are left out)."
+    """A number, an `Estimate` with the middle 95 % of what resampling drew.
+
+    - `value`: the number itself.
+    - `drawn`: `(R,)`, that of each draw; NaN (not defined for that draw) is left out.
+    - `n`: number of images or groups.
+    - `unit`: printed behind.
+
+        estimate(0.5, resampled(statistic, 90), 90)
+    """
     low, high = (
         np.nanquantile(drawn, (0.025, 0.975)) if np.isfinite(drawn).any() else (np.nan, np.nan)
     )
@@ -114,15 +173,26 @@ def estimate(value: float, drawn: np.ndarray, n: int, unit: str = '') -> Estimat
 # %% ../nbs/07_1_intervals.ipynb #difference
 def difference(
     a,
-    b,  # (N, ...) of two models, on the same images in the same order
+    b,
     statistic: Callable = np.mean,
     groups: Sequence | None = None,
     resamples: int = 2000,
     seed: int = 0,
     unit: str = '',
 ) -> Estimate:
-    "`statistic(a) - statistic(b)` with its 95 % paired bootstrap interval."
-    a, b = np.asarray(a), np.asarray(b)
+    """Difference of two models, an `Estimate` of `statistic(a) - statistic(b)`.
+
+    - `a`, `b`: `(N, ...)` of two models, on the same images in the same order; `ValueError` for
+      unequal lengths, or none.
+    - `statistic`: of some of them, `(n, ...)` -> number.
+    - `groups`, `resamples`, `seed`, `unit`: as for `bootstrap`.
+
+    Its interval is a paired bootstrap: both models are resampled by the same images.
+
+        difference(right_a, right_b, unit='%')   # of two arrays of bool
+    """
+    a = np.asarray(a)
+    b = np.asarray(b)
     if len(a) != len(b):
         raise ValueError(f'{len(a)} and {len(b)} images: a paired difference needs the same ones')
     if not len(a):
@@ -139,7 +209,14 @@ def difference(
 # %% ../nbs/07_1_intervals.ipynb #spread
 @dataclass(frozen=True)
 class Spread:
-    "Mean of the numbers that several seeds gave, the lowest, the highest, and their standard deviation."
+    """What several seeds gave.
+
+    - `value`: mean of their numbers, in `unit`.
+    - `low`, `high`: the lowest and the highest.
+    - `sd`: standard deviation between seeds (with n - 1).
+    - `seeds`: how many.
+    - `unit`: printed behind; '%' is for shares, 0 to 1, printed in percent.
+    """
 
     value: float
     low: float
@@ -150,11 +227,17 @@ class Spread:
 
     def __str__(self):
         value, low, high, sd = shown((self.value, self.low, self.high, self.sd), self.unit)
-        return f'{value}{" " + self.unit if self.unit else ""} (from {low} to {high}, sd {sd}, {self.seeds} seeds)'
+        unit = ' ' + self.unit if self.unit else ''
+        return f'{value}{unit} (from {low} to {high}, sd {sd}, {self.seeds} seeds)'
 
 
 def over_seeds(results: Sequence[Estimate]) -> Spread:
-    "The spread of what several seeds gave."
+    """The `Spread` of what several seeds gave.
+
+    - `results`: an `Estimate` of each seed, in one unit; `ValueError` if there are none.
+
+        over_seeds([accuracy(s, labels) for s in scores_of_each_seed])
+    """
     values = np.array([r.value for r in results])
     if not len(values):
         raise ValueError('no results of any seed')

@@ -20,14 +20,21 @@ from .data import Batch
 
 # %% ../nbs/03_views.ipynb #scale-segments
 def scale_segments(
-    scale: tuple = (
-        0.05,
-        0.25,
-    ),  # smallest and largest area of a crop, as a fraction of the image's
-    n: int = 10,  # number of segments
-    by: str = 'area',  # equal in 'area' (the paper), 'side' length or 'log' GSD
+    scale: tuple[float, float] = (0.05, 0.25),
+    n: int = 10,
+    by: str = 'area',
 ) -> list[tuple[float, float]]:
-    "Cut a range of area fractions into `n` adjoining segments `(lo, hi)` of equal width in `by`."
+    """Cut a range of area fractions into adjoining segments `(lo, hi)`, one for each local view.
+
+    - `scale`: smallest and largest area of a crop, as fractions of the image's, 0 to 1.
+    - `n`: number of segments, at least 1.
+    - `by`: what is equally wide in each: 'area' (the paper), 'side' length or 'log' (log GSD).
+
+    The uniform view sampling of SatDINO (arXiv 2508.21402). `ValueError` for a range that is not
+    within 0 to 1, for no segments, or another word than these.
+
+        scale_segments((0.05, 0.25), 2)   # [(0.05, 0.15), (0.15, 0.25)]
+    """
     lo, hi = scale
     if not 0 < lo <= hi <= 1:
         raise ValueError(f'scale must satisfy 0 < low <= high <= 1, got {scale}')
@@ -45,19 +52,31 @@ def scale_segments(
 
 # %% ../nbs/03_views.ipynb #sample-boxes
 def sample_boxes(rng: np.random.Generator, hw, scales, ratio: tuple = (3 / 4, 4 / 3)) -> np.ndarray:
-    "Boxes `(V, 4)` in an image of `hw` pixels (or one image for each view, `(V, 2)`), the area fraction of box v drawn from `scales[v] = (lo, hi)`."
+    """Random boxes `(top, left, height, width)` in source pixels, an array `(V, 4)`.
+
+    - `rng`: draws areas, shapes and places.
+    - `hw`: `(height, width)` of the image in pixels, or one for each view, `(V, 2)`.
+    - `scales`: `(lo, hi)` for each view, between which its area fraction is drawn evenly.
+    - `ratio`: smallest and largest aspect, width / height, drawn evenly in its logarithm.
+
+    As torchvision's `RandomResizedCrop`: ten tries, then the largest centred box of allowed shape.
+
+        sample_boxes(np.random.default_rng(0), (512, 512), scale_segments(n=10)).shape   # (10, 4)
+    """
     scales = np.asarray(scales, dtype=float)
     H, W = np.broadcast_to(np.asarray(hw, dtype=float), (len(scales), 2)).T
     tries = (10, len(scales))
     area = rng.uniform(scales[:, 0], scales[:, 1], tries) * H * W
     aspect = np.exp(rng.uniform(*np.log(ratio), tries))
-    w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    w = np.rint(np.sqrt(area * aspect))
+    h = np.rint(np.sqrt(area / aspect))
     fits = (0 < w) & (w <= W) & (0 < h) & (h <= H)
-    first, column, none = fits.argmax(0), np.arange(len(scales)), ~fits.any(0)
-    w0, h0 = (
-        np.minimum(W, np.rint(H * ratio[1])),
-        np.minimum(H, np.rint(W / ratio[0])),
-    )  # the fallback
+    first = fits.argmax(0)
+    column = np.arange(len(scales))
+    none = ~fits.any(0)
+    # the fallback
+    w0 = np.minimum(W, np.rint(H * ratio[1]))
+    h0 = np.minimum(H, np.rint(W / ratio[0]))
     w, h = np.where(none, (w0, h0), (w[first, column], h[first, column]))
     at = rng.uniform(size=(2, len(scales)))
     top, left = np.where(
@@ -68,7 +87,33 @@ def sample_boxes(rng: np.random.Generator, hw, scales, ratio: tuple = (3 / 4, 4 
 # %% ../nbs/03_views.ipynb #viewconfig
 @dataclass(frozen=True)
 class ViewConfig:
-    "The multi-crop recipe; the defaults are SatDINO's for 224-pixel images. Sizes in pixels, scales in area fractions."
+    """The multi-crop recipe; the defaults are SatDINO's for 224-pixel images (arXiv 2508.21402).
+
+    Sizes of views:
+    - `global_size`, `local_size`: pixels of the square views.
+    - `n_global`, `n_local`: views of each image, at least one global and two in all.
+
+    What they show:
+    - `global_scale`, `local_scale`: smallest and largest area, as fractions of the image's.
+    - `sampling`: of local views, 'uniform' (one in each of `n_local` segments) or 'random' (DINO).
+    - `by`: what segments divide evenly, 'area', 'side' or 'log' (`scale_segments`).
+    - `ratio`: smallest and largest aspect, width / height.
+
+    Probabilities, 0 to 1:
+    - `flip`, `vertical_flip`, `quarter_turn`: of turning a view; the last two are not in SatDINO.
+    - `jitter`: of colour jitter; `grey`: of greyscale.
+    - `blur`: of the first global, the other global, and the local views.
+    - `solarise`: of every global view but the first.
+
+    Strengths:
+    - `brightness`, `contrast`, `saturation`: factors up to 1 -/+ these; `hue`: share of a turn.
+    - `blur_sigma`: smallest and largest standard deviation, in pixels of the view.
+
+    The augmentations are DINO's (arXiv 2104.14294, "Implementation details"), after BYOL's.
+    `ValueError` for impossible settings.
+
+        ViewConfig(n_local=6, sampling='random')
+    """
 
     global_size: int = 224
     local_size: int = 96
@@ -88,11 +133,8 @@ class ViewConfig:
     saturation: float = 0.2
     hue: float = 0.1  # of a full turn
     grey: float = 0.2  # probability of greyscale
-    blur: tuple[float, float, float] = (
-        1.0,
-        0.1,
-        0.5,
-    )  # probability: first global, other globals, local views
+    # probability: first global, other globals, local views
+    blur: tuple[float, float, float] = (1.0, 0.1, 0.5)
     blur_sigma: tuple[float, float] = (0.1, 2.0)  # pixels of the view
     solarise: float = 0.2  # probability, all global views but the first
 
@@ -110,7 +152,8 @@ class ViewConfig:
             raise ValueError(f"sampling must be 'uniform' or 'random', got {self.sampling!r}")
         if self.n_global < 1 or self.n_local < 0 or self.n_global + self.n_local < 2:
             raise ValueError(
-                f'self-distillation compares views: at least one global and two in all, got {self.n_global} + {self.n_local}'
+                'self-distillation compares views: at least one global and two in all, '
+                f'got {self.n_global} + {self.n_local}'
             )
         if min(self.global_size, self.local_size) < 1:
             raise ValueError('view sizes must be positive')
@@ -130,7 +173,15 @@ class ViewConfig:
 
 # %% ../nbs/03_views.ipynb #view-preset
 def view_preset(name: str = 'paper', **changes) -> ViewConfig:
-    "The recipe called 'paper' (224 px images), 'small' (64 px images) or 'tiny' (CPU demonstrations), with `changes`."
+    """A recipe by name, with changes.
+
+    - `name`: 'paper' (224 px images), 'small' (64 px images) or 'tiny' (demonstrations on a CPU).
+    - `changes`: fields of `ViewConfig`.
+
+    `ValueError` for an unknown name, `TypeError` for an unknown field.
+
+        view_preset('small', n_local=8).global_size   # 64
+    """
     presets = dict(
         paper={},
         small=dict(global_size=64, local_size=32, n_local=6, blur_sigma=(0.1, 1.0)),
@@ -143,7 +194,19 @@ def view_preset(name: str = 'paper', **changes) -> ViewConfig:
 # %% ../nbs/03_views.ipynb #viewparams
 @dataclass
 class ViewParams:
-    "The choices for V views of one image, arrays `(V,)`, or of B images, `(V, B)`; `boxes` and `jitter` have a last axis of 4."
+    """The choices for V views of one image, arrays `(V,)`, or of B images, `(V, B)`.
+
+    - `boxes`: `(..., 4)`: top, left, height, width in source pixels.
+    - `flip`, `vertical_flip`, `quarter_turn`: bool; None for the last two: none.
+    - `jitter`: `(..., 4)`: factors of brightness, contrast, saturation, and hue shift in turns.
+    - `grey`, `solarise`: bool.
+    - `sigma`: standard deviation of the blur in pixels of the view, 0 for none.
+
+    Indices choose views:
+
+        p = sample_params(ViewConfig(), (512, 512), view_rng(0, 5))
+        p[:2].boxes.shape   # (2, 4): those of the global views
+    """
 
     boxes: np.ndarray  # (top, left, height, width) in source pixels
     flip: np.ndarray  # bool
@@ -165,12 +228,27 @@ class ViewParams:
 
 
 def view_rng(seed, index: int) -> np.random.Generator:
-    "The generator of everything random about the views of image `index`, for a run's `seed` (an int or several)."
+    """The generator of everything random about the views of one image.
+
+    - `seed`: of the run, an int or several (e.g. seed and epoch).
+    - `index`: of the image in its data set.
+
+    So an image's views depend neither on the batch that it is in nor on the number of processes.
+
+        view_rng(0, 5).uniform() == view_rng(0, 5).uniform()   # True
+    """
     return np.random.default_rng([*np.atleast_1d(seed), int(index)])
 
 # %% ../nbs/03_views.ipynb #sample-params
 def sample_params(config: ViewConfig, hw, rng: np.random.Generator) -> ViewParams:
-    "Draw the choices for all views (globals first) of an image of `hw` pixels (or of one image for each view, `(V, 2)`)."
+    """Draw the choices for all views of one image, globals first: a `ViewParams` of arrays `(V,)`.
+
+    - `config`: the recipe.
+    - `hw`: `(height, width)` of the image in pixels, or of one image for each view, `(V, 2)`.
+    - `rng`: of this image, as from `view_rng`.
+
+        sample_params(ViewConfig(), (512, 512), view_rng(0, 5)).boxes.shape   # (12, 4)
+    """
     g, n = config.n_global, config.n_global + config.n_local
     local = (
         scale_segments(config.local_scale, config.n_local, config.by)
@@ -201,7 +279,10 @@ def sample_params(config: ViewConfig, hw, rng: np.random.Generator) -> ViewParam
 
 # %% ../nbs/03_views.ipynb #cubic
 def _cubic(x: torch.Tensor, a: float = -0.5) -> torch.Tensor:
-    "Keys' cubic convolution kernel, support 2 (a = -0.5 as in Pillow and in torch's antialiased bicubic)."
+    """Keys' cubic convolution kernel of support 2, at distances `x` (Keys 1981).
+
+    `a` is -0.5 in Pillow and in torch's antialiased bicubic, too.
+    """
     x = x.abs()
     near, far = ((a + 2) * x - (a + 3)) * x * x + 1, (((x - 5) * x + 8) * x - 4) * a
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
@@ -210,25 +291,38 @@ def _cubic(x: torch.Tensor, a: float = -0.5) -> torch.Tensor:
 def resize_matrix(
     start: torch.Tensor, length: torch.Tensor, out: int, size: int, antialias: bool = True
 ) -> torch.Tensor:
-    "Weights `(..., out, size)` that resize pixels `[start, start + length)` of `size` to `out`, bicubic as in Pillow."
-    start, length = start[..., None, None].float(), length[..., None, None].float()
+    """Weights `(..., out, size)` that resize a part of a row of pixels, bicubic as in Pillow.
+
+    - `start`, `length`: `(...)`, the part `[start, start + length)`, in pixels.
+    - `out`: its new length, in pixels.
+    - `size`: of the whole row, in pixels.
+    - `antialias`: widen the kernel when shrinking, so that what is too fine becomes grey.
+
+        rows = resize_matrix(torch.tensor(10), torch.tensor(90), 32, 120)
+        (rows @ image).shape   # (32, W), of an image (120, W)
+    """
+    start = start[..., None, None].float()
+    length = length[..., None, None].float()
     step = length / out
     width = step.clamp(min=1) if antialias else torch.ones_like(step)
-    i, pixel = (
-        torch.arange(out, device=start.device)[:, None],
-        torch.arange(size, device=start.device),
-    )
+    i = torch.arange(out, device=start.device)[:, None]
+    pixel = torch.arange(size, device=start.device)
     centre = start + (i + 0.5) * step
     weight = _cubic((pixel + 0.5 - centre) / width) * ((pixel >= start) & (pixel < start + length))
     return weight / weight.sum(-1, keepdim=True)
 
 # %% ../nbs/03_views.ipynb #blur-matrix
 def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
-    "Weights `(..., size, size)` of a Gaussian blur of `sigma` pixels along one axis, edge pixels repeated; identity where sigma is 0."
-    i, j = (
-        torch.arange(size, device=sigma.device),
-        torch.arange(-size, 2 * size, device=sigma.device),
-    )
+    """Weights `(..., size, size)` of a Gaussian blur along one axis, edge pixels repeated.
+
+    - `sigma`: `(...)`, standard deviation in pixels; the identity where it is 0.
+    - `size`: of the row, in pixels.
+
+        m = blur_matrix(torch.tensor(1.5), 32)
+        blurred = m @ image @ m.T   # of an image (32, 32)
+    """
+    i = torch.arange(size, device=sigma.device)
+    j = torch.arange(-size, 2 * size, device=sigma.device)
     weight = torch.exp(
         -0.5 * ((i[:, None] - j).float() / sigma.clamp(min=1e-3)[..., None, None]) ** 2
     )
@@ -242,18 +336,32 @@ def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
 
 # %% ../nbs/03_views.ipynb #colour-matrix
 GREY = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601 luma
-YIQ = torch.tensor(
-    [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]]
-)  # FCC NTSC
+# FCC NTSC
+YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 RGB = torch.linalg.inv(YIQ)  # and back
 
 
 def colour_matrix(jitter: torch.Tensor, grey: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    "Affine colour maps `(..., 3, 4)` from `jitter` `(..., 4)`, `grey` bool `(...)` and each view's mean colour `(..., 3)`."
+    """Affine colour maps `(..., 3, 4)` of jitter and greyscale: the last column is added.
+
+    - `jitter`: `(..., 4)`, factors of brightness, contrast, saturation, and hue shift in turns.
+    - `grey`: `(...)` bool, whether the result is grey.
+    - `mean`: `(..., 3)`, each view's mean colour, 0 to 1, about which contrast stretches.
+
+    Luma by ITU-R BT.601, hue as a turn in YIQ (FCC NTSC).
+
+        m = colour_matrix(jitter, grey, x.mean((-2, -1)))
+        x = m[..., :3] @ x.flatten(-2) + m[..., 3:]
+    """
     brightness, contrast, saturation, hue = (v[..., None, None] for v in jitter.unbind(-1))
-    eye, luma, yiq = torch.eye(3).to(jitter), GREY.to(jitter).expand(3, 3), YIQ.to(jitter)
+    eye = torch.eye(3).to(jitter)
+    luma = GREY.to(jitter).expand(3, 3)
+    yiq = YIQ.to(jitter)
     turn = 2 * math.pi * hue
-    c, s, o, one = turn.cos(), turn.sin(), torch.zeros_like(turn), torch.ones_like(turn)
+    c = turn.cos()
+    s = turn.sin()
+    o = torch.zeros_like(turn)
+    one = torch.ones_like(turn)
     rotate = torch.cat([torch.cat(r, -1) for r in ((one, o, o), (o, c, -s), (o, s, c))], -2)
     linear = RGB.to(jitter) @ rotate @ yiq @ (saturation * eye + (1 - saturation) * luma)
     offset = linear @ ((1 - contrast) * brightness * (luma @ mean[..., None]))
@@ -263,7 +371,14 @@ def colour_matrix(jitter: torch.Tensor, grey: torch.Tensor, mean: torch.Tensor) 
 # %% ../nbs/03_views.ipynb #views
 @dataclass
 class Views:
-    "V views of one size of B images: `images` `(V, B, 3, S, S)`, float in 0..1 or uint8, `gsd` `(V, B)` metres, `boxes` `(V, B, 4)` pixels of the source."
+    """V views of one size of B images.
+
+    - `images`: `(V, B, 3, S, S)`, float in 0..1 or uint8.
+    - `gsd`: `(V, B)`, metres per pixel of the view, NaN where unknown.
+    - `boxes`: `(V, B, 4)`: top, left, height, width in source pixels.
+
+        large, small = MultiCrop()(images, gsd)   # `Views` of 2 and of 10 views
+    """
 
     images: torch.Tensor
     gsd: torch.Tensor
@@ -271,19 +386,43 @@ class Views:
 
 
 def view_gsd(gsd: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
-    "GSD of views: `gsd` (of the sources) and `boxes` `(..., 4)` resized to `size`; the rule of `gsd.crop_gsd`."
+    """GSD of views in metres per pixel, `(...)`: the rule of `satdino_nb.gsd.crop_gsd`.
+
+    - `gsd`: of the sources, metres per pixel, `(...)` or what broadcasts to it; NaN stays NaN.
+    - `boxes`: `(..., 4)`: top, left, height, width in source pixels.
+    - `size`: of the square views, in pixels.
+
+        view_gsd(torch.tensor(10.0), torch.tensor([0, 0, 48, 48]), 96)   # 5.0
+    """
     return gsd / (size / boxes[..., 2:].double()).mean(-1)
 
 
 def join_views(parts: Sequence[Views], dim: int = 1) -> Views:
-    "One `Views` of several: images side by side (`dim` 1), or views (0)."
+    """One `Views` of several.
+
+    - `parts`: of one size.
+    - `dim`: 1 puts images side by side, 0 views.
+
+        join_views([crop(a, gsd_a)[0], crop(b, gsd_b)[0]]).images   # (V, A + B, 3, S, S)
+    """
     return Views(
         *(torch.cat([getattr(v, name) for v in parts], dim) for name in ('images', 'gsd', 'boxes'))
     )
 
 # %% ../nbs/03_views.ipynb #cut-views
 def cut_views(images: torch.Tensor, p: ViewParams, size: int) -> torch.Tensor:
-    "Views `(V, B, 3, size, size)` in 0..1 of uint8 `images` `(B, 3, H, W)` on their device, for parameters of shape `(V, B)`."
+    """Views `(V, B, 3, size, size)` in 0..1, cut by matrix products on the images' device.
+
+    - `images`: uint8 `(B, 3, H, W)`.
+    - `p`: choices of shape `(V, B)`.
+    - `size`: of the views, in pixels.
+
+    Crop, resize, flip, colour, blur, solarise, as in DINO. Blur and colour commute, but for the
+    clipping to 0..1, so that blur and resizing are one product.
+
+        crop = MultiCrop()
+        cut_views(images, crop.params([(512, 512)] * len(images))[:2], 224)
+    """
     boxes, jitter, sigma = (
         torch.as_tensor(v).to(images.device, torch.float32) for v in (p.boxes, p.jitter, p.sigma)
     )
@@ -304,15 +443,24 @@ def cut_views(images: torch.Tensor, p: ViewParams, size: int) -> torch.Tensor:
 
 # %% ../nbs/03_views.ipynb #cut-image
 def cut_image(image: torch.Tensor, p: ViewParams, out: Sequence[np.ndarray]) -> None:
-    "Views of one uint8 `image` `(3, H, W)` on the CPU, for parameters of shape `(V,)`, into V arrays `(size, size, 3)`; what `cut_views` gives, rounded. Needs OpenCV."
+    """Views of one image on the CPU by OpenCV, written to `out`: what `cut_views` gives, rounded.
+
+    - `image`: uint8 `(3, H, W)`.
+    - `p`: choices of shape `(V,)`.
+    - `out`: V arrays `(size, size, 3)`, uint8, to write to; each may have its own size.
+
+    Needs OpenCV (`pip install 'satdino_nb[fast]'`).
+
+        out = [np.empty((224, 224, 3), np.uint8) for _ in range(12)]
+        cut_image(image, sample_params(ViewConfig(), image.shape[1:], view_rng(0, 0)), out)
+    """
     import cv2
 
     means = []
     boxes = p.boxes.astype(int).tolist()
     for v, (x, (t, l, h, w)) in enumerate(zip(out, boxes, strict=True)):
-        crop = image[None, :, t : t + h, l : l + w].contiguous(
-            memory_format=torch.channels_last
-        )  # the layout that torch's kernel is fast on
+        # the layout that torch's kernel is fast on
+        crop = image[None, :, t : t + h, l : l + w].contiguous(memory_format=torch.channels_last)
         x[:] = (
             F.interpolate(crop, x.shape[:2], mode='bicubic', antialias=True)[0]
             .permute(1, 2, 0)
@@ -337,17 +485,33 @@ def cut_image(image: torch.Tensor, p: ViewParams, out: Sequence[np.ndarray]) -> 
 
 # %% ../nbs/03_views.ipynb #multicrop
 class MultiCrop:
-    "The views of images by one `ViewConfig`: a list of `Views`, globals first, then locals (if any)."
+    """The views of images by one recipe: a list of `Views`, globals first, then locals (if any).
+
+    - `config`: a `ViewConfig`.
+
+    Multi-crop is SwAV's (arXiv 2006.09882) and DINO's (arXiv 2104.14294, section 3.1); one local
+    view in each segment of scale is SatDINO's (arXiv 2508.21402, uniform view sampling).
+
+        crop = MultiCrop(view_preset('small'))
+        large, small = crop(batch.images, batch.gsd, seed=0)
+        large.images.shape, small.gsd.shape   # (2, B, 3, 64, 64), (6, B)
+    """
 
     def __init__(self, config: ViewConfig = ViewConfig()):
         groups = [
             (slice(0, config.n_global), config.global_size),
             (slice(config.n_global, None), config.local_size),
         ]
-        self.config, self.groups = config, groups[: 1 + bool(config.n_local)]
+        self.config = config
+        self.groups = groups[: 1 + bool(config.n_local)]
 
     def params(self, hw, seed=0, index=None) -> ViewParams:
-        "`ViewParams` `(V, B)` for images of sizes `hw` `(B, 2)`, or with a size for each view `(B, V, 2)`, drawn from `seed` and each `index`."
+        """Choices for all views of several images: a `ViewParams` of arrays `(V, B)`.
+
+        - `hw`: sizes of the images in pixels, `(B, 2)`, or one for each view, `(B, V, 2)`.
+        - `seed`: of the run, an int or several.
+        - `index`: `(B,)`, each image's index in its data set; None: 0, 1, 2...
+        """
         index = range(len(hw)) if index is None else index
         each = [
             vars(sample_params(self.config, np.asarray(h), view_rng(seed, i))).values()
@@ -356,12 +520,16 @@ class MultiCrop:
         return ViewParams(*(np.stack(v, 1) for v in zip(*each)))
 
     def __call__(self, images: torch.Tensor, gsd=None, seed=0, index=None, hw=None) -> list[Views]:
-        "Views of uint8 `images` `(B, 3, H, W)` with source `gsd` `(B,)`; `hw` gives the true sizes of padded images."
+        """Views of a batch, on its device, float in 0..1.
+
+        - `images`: uint8 `(B, 3, H, W)`; `ValueError` for others.
+        - `gsd`: `(B,)`, metres per pixel of the images; None or NaN: unknown.
+        - `seed`, `index`: as for `params`.
+        - `hw`: `(B, 2)`, the true sizes in pixels of images that were padded to one size.
+        """
         check_images_uint8(images)
-        p, gsd = (
-            self.params([images.shape[-2:]] * len(images) if hw is None else hw, seed, index),
-            as_gsd(gsd, len(images)),
-        )
+        p = self.params([images.shape[-2:]] * len(images) if hw is None else hw, seed, index)
+        gsd = as_gsd(gsd, len(images))
         return [
             make_views(cut_views(images, p[part], size), gsd, p[part], size)
             for part, size in self.groups
@@ -370,8 +538,14 @@ class MultiCrop:
     def one(
         self, image: torch.Tensor, gsd: float | None = None, seed=0, index: int = 0
     ) -> list[Views]:
-        "The same for one uint8 `image` `(3, H, W)` on the CPU, as uint8 and with B = 1."
-        p, gsd = sample_params(self.config, image.shape[-2:], view_rng(seed, index)), as_gsd(gsd, 1)
+        """Views of one image on the CPU by OpenCV, as uint8 and with B = 1.
+
+        - `image`: uint8 `(3, H, W)`.
+        - `gsd`: metres per pixel of the image, or None.
+        - `seed`, `index`: as for `params`; the boxes and GSDs are those of `__call__`.
+        """
+        p = sample_params(self.config, image.shape[-2:], view_rng(seed, index))
+        gsd = as_gsd(gsd, 1)
         arrays = [
             np.empty((len(p.flip[part]), size, size, 3), np.uint8) for part, size in self.groups
         ]
@@ -384,7 +558,14 @@ class MultiCrop:
         ]
 
     def temporal(self, batches: Sequence, seed=0, index=None) -> list[Views]:
-        "Local views of `batches[0]`, global view g of `batches[1 + g]`: `Batch`es of the same places on other dates."
+        """Views of the same places on several dates: locals of the first, each global of another.
+
+        - `batches`: a `Batch` for each date: `batches[0]` for local views, `batches[1 + g]` for
+          global view g.
+        - `seed`, `index`: as for `params`.
+
+        `ValueError` unless there are as many other dates as global views.
+        """
         first, *others = batches
         if len(others) != self.config.n_global:
             raise ValueError(
@@ -403,7 +584,7 @@ class MultiCrop:
 
 # %% ../nbs/03_views.ipynb #check-images-uint8
 def check_images_uint8(images: torch.Tensor) -> None:
-    "`ValueError` unless `images` are uint8 (B, 3, H, W)."
+    "`ValueError` unless `images` are a uint8 tensor `(B, 3, H, W)`."
     if images.dtype != torch.uint8 or images.ndim != 4:
         raise ValueError(
             f'images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}'
@@ -411,7 +592,13 @@ def check_images_uint8(images: torch.Tensor) -> None:
 
 
 def as_gsd(gsd, n: int) -> torch.Tensor:
-    "Source GSDs as float64 `(n,)` on the CPU; NaN where unknown (None)."
+    """Source GSDs as float64 `(n,)` on the CPU, NaN where unknown.
+
+    - `gsd`: metres per pixel, `(n,)`, one number for n = 1, or None: all unknown.
+    - `n`: number of images; `ValueError` for another number of GSDs.
+
+        as_gsd([0.5, 10], 2)   # tensor([0.5, 10.0], dtype=torch.float64)
+    """
     if gsd is None:
         return torch.full((n,), torch.nan, dtype=torch.float64)
     gsd = torch.as_tensor(gsd, dtype=torch.float64).cpu().reshape(-1)
@@ -421,13 +608,28 @@ def as_gsd(gsd, n: int) -> torch.Tensor:
 
 
 def make_views(images: torch.Tensor, gsd: torch.Tensor, p: ViewParams, size: int) -> Views:
-    "`Views` of `images` `(V, B, 3, size, size)` cut by `p` from sources with `gsd` `(B,)`."
+    """`Views` of cut images.
+
+    - `images`: `(V, B, 3, size, size)`, cut by `p`.
+    - `gsd`: `(B,)`, metres per pixel of the sources.
+    - `p`: choices `(V, B)`, of which the boxes are kept.
+    - `size`: of the views, in pixels.
+    """
     boxes = torch.from_numpy(p.boxes)
     return Views(images, view_gsd(gsd, boxes, size), boxes)
 
 # %% ../nbs/03_views.ipynb #plain-views
 def plain_views(image, config: ViewConfig) -> list[tuple]:
-    "`(view, box)` of a Pillow picture by torchvision's transforms on Pillow pictures, one after another: the recipe as the released code runs it."
+    """The recipe as the released code runs it: torchvision's transforms, view after view.
+
+    - `image`: a Pillow picture.
+    - `config`: the recipe.
+
+    A list of `(view, box)`, Pillow picture and `(top, left, height, width)`, globals first.
+    Random by torch's global seed. It serves to check `MultiCrop`, which is faster.
+
+        [view.size for view, _ in plain_views(image, view_preset('small'))]   # (64, 64), ...
+    """
     from PIL import ImageFilter, ImageOps
     from torchvision import transforms as T
     from torchvision.transforms import functional as TF
@@ -465,12 +667,23 @@ def plain_views(image, config: ViewConfig) -> list[tuple]:
 def centre_view(
     batch: Batch, size: int, crop_pct: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    "The middle of each tile as float 0..1 `(B, 3, size, size)`, its shorter side resized to `size/crop_pct` before, and its GSD `(B,)` in metres per pixel."
+    """The middle of each tile as the network's input, float 0..1 `(B, 3, size, size)`, and its GSD.
+
+    - `batch`: tiles, of any sizes.
+    - `size`: of the square input, in pixels.
+    - `crop_pct`: share of the shorter side that is kept, above 0 and at most 1; `ValueError` for
+      others. The shorter side becomes `size / crop_pct` before the middle is cut, as in timm.
+
+    The GSD is `(B,)`, metres per pixel of the input, NaN where unknown.
+
+        x, gsd = centre_view(collate([sample_tiles('test')[0]]), 64)   # (1, 3, 64, 64), (1,)
+    """
     if not 0 < crop_pct <= 1:
         raise ValueError(
             f'crop_pct is a share of the shorter side, above 0 and at most 1, got {crop_pct}'
         )
-    side, whole = batch.hw.amin(1), int(size / crop_pct)
+    side = batch.hw.amin(1)
+    whole = int(size / crop_pct)
     kept = slice(round((whole - size) / 2), round((whole - size) / 2) + size)
     top, left = ((batch.hw - side[:, None]) // 2).unbind(1)
     left_matrix = resize_matrix(top, side, whole, batch.images.shape[-2])[:, kept]
