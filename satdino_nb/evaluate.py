@@ -204,9 +204,15 @@ def command(
     device: str = 'auto',
     workers: int = 2,
 ) -> Report:
-    """Evaluate models on labelled tiles: --models (weights, run folders, timm:NAME) on --data, or on --train and --test; or --run, on the tiles it held out.
+    """Evaluate models on labelled tiles.
 
-    Protocols: knn, scales, linear, logistic, few, retrieval, finetune, gsd, and segment and segment_tuned for tables with a column mask. --split image, class or place. --out keeps report, figures and features."""
+    --models (weights, run folders, timm:NAME) on --data, or on --train and --test; or --run, on
+    the tiles it held out.
+
+    Protocols: knn, scales, linear, logistic, few, retrieval, finetune, gsd, and segment and
+    segment_tuned for tables with a column mask. --split image, class or place. --out keeps report,
+    figures and features.
+    """
     more = dict(
         k=k,
         ks=ks,
@@ -225,7 +231,8 @@ def command(
     if run is not None:
         if models or data or train or test:
             raise ValueError(
-                '--run brings its own model and tiles; leave out --models, --data, --train and --test'
+                '--run brings its own model and tiles; '
+                'leave out --models, --data, --train and --test'
             )
         return evaluate_run(
             run,
