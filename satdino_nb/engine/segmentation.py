@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['HEADS', 'Masked', 'masked_tiles', 'masked_scenes', 'in_memory', 'LinearSegmenter', 'PyramidSegmenter',
-           'SegmentConfig', 'train_segmenter', 'logit_strips', 'predict_mask', 'confusions', 'class_iou', 'mean_iou',
-           'pixel_accuracy', 'SegmentResult', 'make_segmenter', 'segment_report', 'segment_result', 'segment_folds',
-           'raw_pixels', 'majority_result', 'segment_table', 'iou_figure', 'mask_picture', 'segment_figure']
+           'make_segmenter', 'SegmentConfig', 'train_segmenter', 'logit_strips', 'predict_mask', 'confusions',
+           'class_iou', 'mean_iou', 'pixel_accuracy', 'SegmentResult', 'segment_report', 'segment_result',
+           'segment_folds', 'raw_pixels', 'majority_result', 'segment_table', 'iou_figure', 'mask_picture',
+           'segment_figure']
 
 # %% ../../nbs/engine/07_4_segmentation.ipynb #sg-imports
 import colorsys
@@ -377,6 +378,24 @@ class PyramidSegmenter(nn.Module):
         backbone = [p for p in self.backbone.parameters() if p.requires_grad]
         return [dict(params=decoder, lr=lr), dict(params=backbone, lr=lr * backbone_lr)]
 
+# %% ../../nbs/engine/07_4_segmentation.ipynb #make-segmenter
+HEADS = dict(linear=LinearSegmenter, pyramid=PyramidSegmenter)
+
+
+def make_segmenter(backbone, classes: int, head='linear', seed: int = 0) -> nn.Module:
+    """A 'linear' or 'pyramid' head on a copy of `backbone`, initialised by `seed`.
+
+    `head` may also be a function `(backbone, classes)` that makes a segmenter. `ValueError` for
+    another head. `make_segmenter(model, 8, 'pyramid')`.
+    """
+    if not callable(head) and head not in HEADS:
+        raise ValueError(
+            f'head must be one of {", ".join(HEADS)}, or make a segmenter; got {head!r}'
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return (head if callable(head) else HEADS[head])(copy.deepcopy(backbone), classes)
+
 # %% ../../nbs/engine/07_4_segmentation.ipynb #segment-config
 @dataclass(frozen=True)
 class SegmentConfig:
@@ -455,7 +474,7 @@ class Crops(Dataset):
 
 # %% ../../nbs/engine/07_4_segmentation.ipynb #pixel-loss
 def pixel_loss(logits: torch.Tensor, masks: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
-    """Mean cross-entropy of `logits` `(B, C, H, W)` over the labelled pixels of `masks` `(B, H, W)`.
+    """Mean cross-entropy of `logits` `(B, C, H, W)` over labelled pixels of `masks` `(B, H, W)`.
 
     0 where there is none.
     """
@@ -710,24 +729,6 @@ class SegmentResult:
         return SegmentResult(
             name or self.name, self.classes, self.confusions[i], tuple(self.places[k] for k in i)
         )
-
-# %% ../../nbs/engine/07_4_segmentation.ipynb #make-segmenter
-HEADS = dict(linear=LinearSegmenter, pyramid=PyramidSegmenter)
-
-
-def make_segmenter(backbone, classes: int, head='linear', seed: int = 0) -> nn.Module:
-    """A 'linear' or 'pyramid' head on a copy of `backbone`, initialised by `seed`.
-
-    `head` may also be a function `(backbone, classes)` that makes a segmenter. `ValueError` for
-    another head. `make_segmenter(model, 8, 'pyramid')`.
-    """
-    if not callable(head) and head not in HEADS:
-        raise ValueError(
-            f'head must be one of {", ".join(HEADS)}, or make a segmenter; got {head!r}'
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return (head if callable(head) else HEADS[head])(copy.deepcopy(backbone), classes)
 
 # %% ../../nbs/engine/07_4_segmentation.ipynb #check-apart
 def check_apart(train: Masked, test: Masked) -> None:
