@@ -174,7 +174,7 @@ def open_split(
         return table_tiles(data, 'train'), table_tiles(data, 'test')
     return open_tiles(data, gsd), None
 
-# %% ../nbs/07_evaluate.ipynb #main
+# %% ../nbs/07_evaluate.ipynb #command
 def command(
     models: tuple[str, ...] = (),
     run: Path | None = None,
@@ -259,7 +259,7 @@ def command(
         **more,
     )
 
-
+# %% ../nbs/07_evaluate.ipynb #main
 def main(args=None) -> None:
     "Command line of `python -m satdino_nb.evaluate`."
     import sys
