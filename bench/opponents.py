@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from satdino_nb.data import open_tiles, sample_tiles
-from satdino_nb.evaluate import BASELINES, Contender, Report, Setup, ask, describe, report_rows
+from satdino_nb.engine.protocols import BASELINES, Baseline, Contender, Setup
+from satdino_nb.engine.report import Report, ask, describe, report_rows
 
 PROTOCOLS = ('knn', 'scales', 'logistic')
 
@@ -25,14 +26,14 @@ def opponents(train, test) -> dict:
     "Every protocol's numbers with their 95 % intervals, and seconds."
     setup, seconds = Setup(train, test), {}
     start = time.perf_counter()
-    setup.features(BASELINES[0])
+    setup.features(Baseline(BASELINES[0]))
     feature_seconds = round(time.perf_counter() - start, 1)
-    who = [Contender(name, [name]) for name in BASELINES]
+    who = [Contender(name, [Baseline(name)]) for name in BASELINES]
     report = Report(describe(setup, who, PROTOCOLS), groups=setup.groups)
     for protocol in PROTOCOLS:
         for w in who:
             start = time.perf_counter()
-            report.results += ask(w, protocol, setup, {})
+            report.results += ask(w, protocol, setup)[0]
             seconds[f'{w.name}, {protocol}'] = round(time.perf_counter() - start, 1)
     rows = [r for r in report_rows(report) if r['kind'] == 'value']
     return dict(

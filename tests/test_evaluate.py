@@ -29,6 +29,7 @@ from satdino_nb.data import (
 from satdino_nb.evaluate import (
     BASELINES,
     PROTOCOLS,
+    Baseline,
     Contender,
     Setup,
     ask,
@@ -237,7 +238,7 @@ def test_hand_made_features_beat_the_colour_histogram_on_eurosat(protocol, share
     setup = Setup(some(0), some(1))
     assert len(setup.train) == len(setup.test) == 10 * most
     right = {
-        name: ask(Contender(name, [name]), protocol, setup, {})[0].outcome.values
+        name: ask(Contender(name, [Baseline(name)]), protocol, setup)[0][0].outcome.values
         for name in BASELINES
     }
     gap = difference(right['hand-made features'], right['colour histogram'], unit='%')
