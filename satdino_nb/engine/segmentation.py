@@ -399,17 +399,12 @@ def make_segmenter(backbone, classes: int, head='linear', seed: int = 0) -> nn.M
 # %% ../../nbs/engine/07_4_segmentation.ipynb #segment-config
 @dataclass(frozen=True)
 class SegmentConfig:
-    """How a segmenter is trained and asked; `ValueError` for what cannot be.
+    "How a segmenter is trained and asked, e.g. `SegmentConfig(steps=200, overlap=0.25)`."
 
-    `crop`: pixels of square crops, and of the windows of prediction; None: the backbone's input
-    size. `lr`: of the head or decoder (AdamW, warm-up, cosine to 0); None: the segmenter's own.
-    `SegmentConfig(steps=200, overlap=0.25)`.
-    """
-
-    crop: int | None = None
+    crop: int | None = None  # pixels of crops and windows; None: the backbone's input size
     steps: int = 300
     batch_size: int = 16
-    lr: float | None = None
+    lr: float | None = None  # AdamW, warm-up, cosine to 0; None: the segmenter's own
     backbone_lr: float = 0.1  # of the backbone, as a share of `lr`, where it is trained
     weight_decay: float = 0.05
     warmup: float = 0.1  # share of the steps
