@@ -25,11 +25,13 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -143,7 +145,7 @@ def mutants_of(module: str, text: str) -> dict[str, list[Mutant]]:
                 if not above:
                     continue
                 _, notebook, cell = above[-1]
-                after = ast.unparse(ast.fix_missing_locations(new[1]))
+                after = ast.unparse(new[1])
                 found.setdefault(name, []).append(
                     Mutant(
                         module,
@@ -239,12 +241,12 @@ def test_files(m: Mutant, repo: Path) -> list[str]:
 
 def commands(m: Mutant, copy: Path) -> dict[str, list[str]]:
     "The command lines that test a mutant's module, the notebook's first."
-    code = 'from nbdev.test import nbdev_test; nbdev_test()'
-    found = dict(notebook=['-c', code, '--path', m.notebook, '--n_workers', '0'])
+    script = shutil.which('nbdev_test', path=Path(sys.executable).parent) or 'nbdev_test'
+    found = dict(notebook=[script, '--path', m.notebook, '--n_workers', '0'])
     if files := test_files(m, copy):
         options = ['-x', '-q', '-m', 'not slow', '-p', 'no:cacheprovider']
-        found['pytest'] = ['-m', 'pytest', *options, *files]
-    return {name: [sys.executable, *c] for name, c in found.items()}
+        found['pytest'] = [sys.executable, '-m', 'pytest', *options, *files]
+    return found
 
 
 def failure(command: list[str], copy: Path, timeout: float) -> str | None:
@@ -252,13 +254,25 @@ def failure(command: list[str], copy: Path, timeout: float) -> str | None:
     shared = os.environ.get('SATDINO_SHARED', str(REPO.parent / 'shared'))
     env = os.environ | dict(PYTHONPATH=str(copy), SATDINO_SHARED=shared, TQDM_DISABLE='1')
     env |= dict(OMP_NUM_THREADS='1', PYTHONDONTWRITEBYTECODE='1')
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    done = subprocess.Popen(command, cwd=copy, env=env, start_new_session=True, **quiet)
     try:
-        quiet = dict(capture_output=True, timeout=timeout)
-        code = subprocess.run(command, cwd=copy, env=env, **quiet).returncode
+        code = done.wait(timeout)
     except subprocess.TimeoutExpired:
         return 'takes too long'
+    finally:
+        end_group(done)
     nothing = 'pytest' in command and code == 5  # no test was chosen
     return 'fails' if code and not nothing else None
+
+
+def end_group(done: subprocess.Popen) -> None:
+    "End a process and those that it started, such as a loader's."
+    if hasattr(os, 'killpg'):
+        with suppress(ProcessLookupError):
+            os.killpg(done.pid, signal.SIGKILL)
+    done.kill()
+    done.wait()
 
 
 def mutated(m: Mutant, command: list[str], copy: Path, timeout: float) -> str | None:

@@ -77,10 +77,11 @@ def test_a_notebook_that_was_not_exported_is_named(toy):
 
 
 def test_two_mutants_of_each_function_repeated_by_the_seed():
-    drawn = draw(REPO, 5, 3)
+    some = ['gsd', 'intervals']
+    drawn = draw(REPO, 5, 3, some)
     assert len(drawn) == 10 and len({(m.module, m.function) for m in drawn}) == 5
-    assert len({line(m) for m in drawn}) == 10
-    assert draw(REPO, 5, 3) == drawn != draw(REPO, 5, 4)
+    assert {m.module for m in drawn} <= set(some) and len({line(m) for m in drawn}) == 10
+    assert draw(REPO, 5, 3, some) == drawn != draw(REPO, 5, 4, some)
 
 
 def test_verdicts(tmp_path):
