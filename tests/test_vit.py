@@ -19,9 +19,9 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.nn import functional as F
 
-from satdino_nb import vit
 from satdino_nb.attention import attention_maps, last_attention
 from satdino_nb.data import FMOW, FMOW_CLASSES, Normalisation
+from satdino_nb.engine import weights
 from satdino_nb.vit import (
     PUBLISHED,
     SatViT,
@@ -230,7 +230,7 @@ def hub(monkeypatch, tmp_path):
         )
         return str(tmp_path / filename)
 
-    monkeypatch.setattr(vit, 'hf_hub_download', fetch)
+    monkeypatch.setattr(weights, 'hf_hub_download', fetch)
     monkeypatch.setattr('timm.models._hub.hf_hub_download', fetch)
     return model, asked
 
