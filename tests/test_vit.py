@@ -22,11 +22,12 @@ from timm.optim import param_groups_layer_decay
 from torch import nn
 from torch.nn import functional as F
 
-from satdino_nb import vit
 from satdino_nb.attention import attention_maps, last_attention
 from satdino_nb.data import FMOW, FMOW_CLASSES, Normalisation
+from satdino_nb.engine import weights
 from satdino_nb.vit import (
     PUBLISHED,
+    SHIPPED,
     SatViT,
     ViTConfig,
     as_backbone,
@@ -36,6 +37,7 @@ from satdino_nb.vit import (
     read_checkpoint,
     released_positions,
     save_satdino,
+    vit_preset,
 )
 
 SMALL = ViTConfig(64, 8, 128, 3, 2)
@@ -200,7 +202,7 @@ def test_published_weights_are_timm_tags():
         f'satdino_{n}.fmow{f}'
         for n in ('small_patch16', 'small_patch8', 'base_patch16')
         for f in ('', '_finetune')
-    }
+    } | {'satdino_nano_patch8.shipped'}
     cfg = timm.get_pretrained_cfg('satdino_small_patch8.fmow_finetune')
     assert (
         cfg.hf_hub_id == 'strakajk/satdino-vit_small-8'
@@ -217,6 +219,110 @@ def test_create_model_with_options():
         'satdino_tiny_patch16', features_only=True, out_indices=(1, 3), img_size=64, depth=4
     )
     assert [tuple(f.shape) for f in features(torch.randn(1, 3, 64, 64))] == [(1, 192, 4, 4)] * 2
+
+
+# a model that ships with the repository
+
+NANO = ViTConfig(64, 8, 128, 6, 4, gsd_log=True)
+
+
+@pytest.fixture
+def nano(monkeypatch, tmp_path):
+    "A random model with statistics of its own, as half precision in a temporary data_samples."
+    torch.manual_seed(0)
+    model = SatViT(NANO, Normalisation((0.4, 0.5, 0.6), (0.2, 0.2, 0.3))).eval()
+    samples = tmp_path / 'data_samples'
+    (samples / 'models').mkdir(parents=True)
+    save_satdino(model, samples / SHIPPED['satdino-nano'], dtype=torch.float16)
+    monkeypatch.setattr(weights, 'samples_dir', lambda: samples)
+    monkeypatch.chdir(tmp_path)
+    return model
+
+
+@torch.no_grad()
+def test_shipped_model_by_name(nano, x):
+    loaded = load_satdino('satdino-nano')
+    assert loaded.config == NANO and loaded.normalisation == nano.normalisation
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32} and not loaded.report.missing
+    assert F.cosine_similarity(loaded(x), nano(x)).min() > 0.9999
+    assert torch.allclose(predict_gsd(loaded, x), predict_gsd(nano, x), rtol=0.01)
+    assert torch.equal(SatViT.from_pretrained('satdino-nano')(x), loaded(x))
+
+
+@torch.no_grad()
+def test_shipped_model_in_timm(nano, x):
+    loaded = load_satdino('satdino-nano')
+    for name in ('satdino_nano_patch8', 'satdino_nano_patch8.shipped'):
+        made = timm.create_model(name, pretrained=True).eval()
+        assert made.config == NANO and torch.equal(made(x), loaded(x)), name
+        assert torch.equal(predict_gsd(made, x), predict_gsd(loaded, x)), name
+        data = timm.data.resolve_model_data_config(made)
+        assert data['mean'] == nano.normalisation.mean and data['input_size'] == (3, 64, 64), name
+    fresh = timm.create_model('satdino_nano_patch8', num_classes=5, drop_path_rate=0.1).eval()
+    assert fresh.config == NANO == vit_preset('nano', img_size=64, patch_size=8, gsd_log=True)
+    assert fresh(x).shape == (2, 5) and (predict_gsd(fresh, x) > 0).all()
+    assert not torch.allclose(fresh.pos_embed, loaded.pos_embed)
+    other = timm.create_model('satdino_nano_patch8', pretrained=True, img_size=32, num_classes=3)
+    assert other.config.img_size == 32 and other(x[..., :32, :32]).shape == (2, 3)
+
+
+def test_scale_of_the_gsd_comes_with_the_weights(nano, x, tmp_path):
+    "A head that was trained on logarithms is read as one, whatever the registered name says."
+    file = str(tmp_path / 'data_samples' / SHIPPED['satdino-nano'])
+    overlay = dict(file=file)
+    made = timm.create_model(
+        'satdino_tiny_patch16',
+        pretrained=True,
+        pretrained_cfg_overlay=overlay,
+        img_size=64,
+        patch_size=8,
+        embed_dim=128,
+        depth=6,
+        num_heads=4,
+    ).eval()
+    assert made.config.gsd_log and (predict_gsd(made, x) > 0).all()
+
+
+def test_shipped_model_that_is_not_there(monkeypatch, tmp_path):
+    def nowhere():
+        raise FileNotFoundError('data_samples/manifest.csv was not found')
+
+    advice = (
+        r'satdino-nano: .*data_samples/models/satdino-nano.safetensors.*git clone.*give the path'
+    )
+    monkeypatch.setattr(weights, 'samples_dir', nowhere)
+    for load in (
+        lambda: load_satdino('satdino-nano'),
+        lambda: timm.create_model('satdino_nano_patch8', pretrained=True),
+    ):
+        with pytest.raises(FileNotFoundError, match=advice):
+            load()
+    monkeypatch.setattr(weights, 'samples_dir', lambda: tmp_path)
+    with pytest.raises(FileNotFoundError, match='lacks it .git pull.*git clone'):
+        load_satdino('satdino-nano')
+
+
+def test_unknown_names_are_told_the_known_ones(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'empty').mkdir()
+    for wrong in ('satdino-nanno', 'runs/frist', 'empty', tmp_path / 'runs' / 'first'):
+        with pytest.raises(FileNotFoundError) as e:
+            load_satdino(wrong, **(dict(cache_dir=tmp_path) if wrong == 'runs/frist' else {}))
+        for name in (str(wrong), *SHIPPED, *PUBLISHED):
+            assert name in str(e.value), (wrong, name)
+
+
+@torch.no_grad()
+def test_the_shipped_nano(repo, x):
+    file = repo / 'data_samples' / SHIPPED['satdino-nano']
+    if not file.is_file():
+        pytest.skip(f'{file.name} is not in data_samples/models of this copy')
+    model = load_satdino('satdino-nano')
+    assert model.config == NANO and not model.report.missing and file.stat().st_size < 4e6
+    made = timm.create_model('satdino_nano_patch8', pretrained=True).eval()
+    assert torch.equal(made(x), model(x))
+    assert (predict_gsd(model, x) > 0).all()
 
 
 @pytest.fixture
@@ -236,7 +342,7 @@ def hub(monkeypatch, tmp_path):
         )
         return str(tmp_path / filename)
 
-    monkeypatch.setattr(vit, 'hf_hub_download', fetch)
+    monkeypatch.setattr(weights, 'hf_hub_download', fetch)
     monkeypatch.setattr('timm.models._hub.hf_hub_download', fetch)
     return model, asked
 
