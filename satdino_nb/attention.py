@@ -13,9 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
-from .data import Tile, collate
+from .engine.backbone import Tokens
+from .engine.tiles import Tile, collate
 from .views import centre_view
-from .vit import SatViT, Tokens
+from .vit import SatViT
 
 # %% ../nbs/08_attention.ipynb #attention
 @dataclass

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .data import Tiles
+from .engine.tiles import Tiles
 from .features import Features, extract_features, image_side
 from .intervals import Estimate, accuracy, bootstrap, over_seeds
 from .pretrain import knn_predict, nearest

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .data import Tiles
+from .engine.tiles import Tiles
 
 # %% ../nbs/09_embed.ipynb #neighbours
 def neighbours(features: torch.Tensor, k: int = 10) -> tuple[np.ndarray, np.ndarray]:

@@ -26,10 +26,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .data import Batch, DatasetTiles, Tiles, collate, fingerprint, footprints
+from .engine.backbone import Backbone, as_backbone
+from .engine.datasets import DatasetTiles
+from .engine.rasters import footprints
+from .engine.tiles import Batch, Tiles, collate, fingerprint
 from .pretrain import fast_precision, pick_device, write_whole
 from .views import centre_view
-from .vit import Backbone, SatViT, as_backbone
+from .vit import SatViT
 
 # %% ../nbs/07_2_features.ipynb #features
 @dataclass

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from .classify import Prediction
-from .data import Batch, Tiles, collate
+from .engine.tiles import Batch, Tiles, collate
 from .features import as_model, on_device, resolve_precision
 from .pretrain import pick_device
 from .views import ViewParams, centre_view, cut_views, sample_boxes, view_gsd

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from .data import Batch
+from .engine.tiles import Batch
 
 # %% ../nbs/03_views.ipynb #scale-segments
 def scale_segments(

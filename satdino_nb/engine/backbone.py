@@ -20,7 +20,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
-from ..data import Normalisation
+from .images import Normalisation
 from .weights import resample_positions
 
 # %% ../../nbs/engine/04_backbone.ipynb #tokens

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data import Tiles, collate
+from .tiles import Tiles, collate
 from ..intervals import Estimate, bootstrap, difference, estimate, resampled
 from ..views import centre_view
 from ..vit import SatViT

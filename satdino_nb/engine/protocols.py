@@ -30,7 +30,20 @@ from satdino_nb.classify import (
     patch_side,
     scale_sizes,
 )
-from ..data import Tiles, cached_hws, collate
+from .backbone import PeerConfig, as_backbone
+from .gsd_readout import HEAD, MEASURES, compare_readouts, image_statistics
+from satdino_nb.engine.segmentation import (
+    Masked,
+    SegmentConfig,
+    class_iou,
+    in_memory,
+    masked_tiles,
+    mean_iou,
+    pixel_accuracy,
+    raw_pixels,
+    segment_report,
+)
+from .tiles import Tiles, cached_hws, collate
 from satdino_nb.features import (
     BASELINES,
     Features,
@@ -43,20 +56,8 @@ from satdino_nb.features import (
 from ..finetune import FineTuneConfig, fine_tune, predict_classes
 from ..intervals import Estimate, Spread, bootstrap, over_seeds, share
 from ..pretrain import knn_predict, pick_device
-from ..readout import HEAD, MEASURES, compare_readouts, image_statistics
-from satdino_nb.segment import (
-    Masked,
-    SegmentConfig,
-    class_iou,
-    in_memory,
-    masked_tiles,
-    mean_iou,
-    pixel_accuracy,
-    raw_pixels,
-    segment_report,
-)
 from ..views import MultiCrop, ViewConfig
-from ..vit import PeerConfig, as_backbone, load_satdino
+from ..vit import load_satdino
 
 # %% ../../nbs/engine/07_protocols.ipynb #open-model
 def open_model(spec):

@@ -26,6 +26,7 @@ from satdino_nb.classify import (
     reliability_figure,
     worst_pairs_figure,
 )
+from .gsd_readout import HEAD, risk_coverage, show_bias, show_gsd, show_risk
 from satdino_nb.engine.protocols import (
     PROTOCOLS,
     SEEDED,
@@ -35,10 +36,9 @@ from satdino_nb.engine.protocols import (
     Setup,
     declines,
 )
+from .segmentation import iou_figure
 from ..intervals import Estimate, Spread, difference, over_seeds
 from ..pretrain import write_whole
-from ..readout import HEAD, risk_coverage, show_bias, show_gsd, show_risk
-from ..segment import iou_figure
 
 # %% ../../nbs/engine/07_report.ipynb #ask
 @dataclass(eq=False)  # two results are the same only if they are one

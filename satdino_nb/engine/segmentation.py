@@ -23,11 +23,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 
-from ..data import Tiles, read_mask, window_boxes
+from .backbone import Tokens, as_backbone
+from .drawing import MASK_CLASSES, MASK_COLOURS
+from .images import read_mask
+from .rasters import window_boxes
+from .scene_data import SceneDataset
+from .tiles import Tiles
 from ..intervals import Estimate, bootstrap, difference
 from ..pretrain import pick_device
-from ..scenes import MASK_CLASSES, MASK_COLOURS, SceneDataset
-from ..vit import Tokens, as_backbone
 
 # %% ../../nbs/engine/07_4_segmentation.ipynb #masked
 class Masked(Dataset):

@@ -33,7 +33,9 @@ from timm.models import build_model_with_cfg
 from timm.models._manipulate import adapt_input_conv
 from torch import nn
 
-from ..data import FMOW, FMOW_CLASSES, NORMALISATIONS, Normalisation, samples_dir
+from .datasets import FMOW_CLASSES
+from .images import FMOW, NORMALISATIONS, Normalisation
+from .tiles import samples_dir
 
 # %% ../../nbs/engine/04_weights.ipynb #vitconfig
 @dataclass(frozen=True)
