@@ -21,6 +21,8 @@ from torch import nn
 from tqdm.auto import tqdm
 
 # %% ../nbs/06_pretrain.ipynb #rooms
+from .data import Tiles
+from .dino import Losses
 from satdino_nb.engine.checkpoints import (
     Checkpoints,
     Signals,
@@ -62,9 +64,6 @@ from satdino_nb.engine.setup import (
     with_precision,
 )
 from .engine.training import clip_gradients, fast_precision, on_main, pick_device
-
-from .data import Tiles
-from .dino import Losses
 from .vit import save_satdino
 
 _all_ = [
@@ -150,7 +149,12 @@ def train_step(
 
 # %% ../nbs/06_pretrain.ipynb #mean-losses
 def mean_losses(losses: Sequence[Losses]) -> Losses:
-    "Losses of a batch from those of its parts, without gradient; answers and features of the last part."
+    """Losses of a batch from those of its parts, without gradient.
+
+    Answers `q` and features are those of the last part.
+
+    Example: `mean_losses([losses, losses]).total` is `losses.total`, detached.
+    """
     mean = lambda name: torch.stack([getattr(l, name).detach() for l in losses]).mean()
     return Losses(
         *(mean(n) for n in ('total', 'dino', 'gsd', 'gsd_mae', 'mean_mae')),
@@ -238,7 +242,8 @@ def pretrain(
 def dry_run(config: PretrainConfig, tiles: Tiles | None = None, steps: int = 5) -> DryRun:
     """What the run `config` would be and cost, from two steps to warm up and `steps` to measure.
 
-    `tiles`: its images; those of `config.data` unless given. Errors as of `pretrain`; writes nothing.
+    `tiles`: its images; those of `config.data` unless given.
+    Errors are those of `pretrain`; nothing is written.
 
     Example: `print(dry_run(pretrain_preset('small-images', data='tiles', gsd=10.0)))`.
     """

@@ -18,13 +18,16 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from safetensors import SafetensorError
-from .recipe import FREE, PretrainConfig, differences, read_config
 
 from ..data import Tiles
+from .recipe import FREE, PretrainConfig, differences, read_config
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #file-sums
 def file_sums(folder: Path, sync: bool = False) -> dict[str, list[int]]:
-    "Size and CRC-32 of every file in `folder` but `state.json`; with `sync` each is on disk afterwards."
+    """`[size in bytes, CRC-32]` of every file in `folder` but `state.json`, by its path there.
+
+    With `sync` each is on disk afterwards.
+    """
     sums = {}
     for path in sorted(p for p in folder.rglob('*') if p.is_file() and p.name != 'state.json'):
         crc = 0
@@ -87,7 +90,7 @@ class Checkpoints:
         accelerator.register_load_state_pre_hook(unwrap)
 
     def save(self, done: int, knn: float | None = None) -> None:
-        "Write the state after `done` steps; `OSError` if that fails, with what was there before intact."
+        "State after `done` steps, written; `OSError` if that fails, what was there before intact."
         a, final = self.accelerator, self.folder / f'step-{done:08d}'
         part = final.with_name(final.name + '.part')
         if knn is not None and (self.best is None or knn > self.best[0]):
@@ -107,7 +110,8 @@ class Checkpoints:
             shutil.rmtree(part, ignore_errors=True)
             left = ', '.join(p.name for p in self.all()) or 'none'
             raise OSError(
-                f'{final}: could not write this checkpoint ({e}); is the disk full? Whole ones before it: {left}'
+                f'{final}: could not write this checkpoint ({e}); is the disk full? Whole ones '
+                f'before it: {left}'
             ) from e
         a.wait_for_everyone()
 
@@ -137,7 +141,13 @@ class Checkpoints:
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #fingerprint
 def fingerprint(tiles: Tiles) -> str:
-    "A short sum of the names, GSDs and number of `tiles`, to tell whether a run goes on with the images it began with."
+    """A short sum of the names, GSDs, weights and number of `tiles`.
+
+    It tells whether a run goes on with the images it began with. Of a path the file and its folder
+    count, so that images may be moved as a whole.
+
+    Example: `fingerprint(tiles)` is like `'210 images, 5d1f3a09'`.
+    """
     known = zip(tiles.paths, tiles.gsds, tiles.weights)
     rows = ''.join(
         f'{Path(p).parent.name}/{Path(p).name} {g}{"" if w is None else f" x {w:g}"}\n'
@@ -147,7 +157,13 @@ def fingerprint(tiles: Tiles) -> str:
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #resume
 def find_resume(c: PretrainConfig, data: str, processes: int) -> tuple[Path, dict] | None:
-    "The checkpoint from which the settled `c` goes on, or None; `ValueError` for changes that would make it another run."
+    """The checkpoint from which the resolved `c` goes on, with what it says of itself, or None.
+
+    `data`: the `fingerprint` of the training images. `processes`: how many there are now.
+    `ValueError` for changes that would make it another run, unless `c.allow_changes`.
+
+    Example: `find_resume(c, fingerprint(train), 1)` is `(Path('.../step-00000100'), {...})`.
+    """
     if not c.resume or not (c.out / 'config.json').is_file():
         return None
     changes = {
@@ -161,14 +177,18 @@ def find_resume(c: PretrainConfig, data: str, processes: int) -> tuple[Path, dic
     if changes and not c.allow_changes:
         listed = '\n'.join(f'  {k}: {v}' for k, v in changes.items())
         raise ValueError(
-            f'{c.out}: to go on would not give the run that was begun; what changed:\n{listed}\nSet it back, choose another folder (--out), '
+            f'{c.out}: to go on would not give the run that was begun; what '
+            f'changed:\n{listed}\nSet it back, choose another folder (--out), '
             'or allow it (--allow-changes)'
         )
     return found
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #set-aside
 def set_aside(out: Path) -> None:
-    "Rename an earlier run in `out` to the first free of `out-1`, `out-2`, ...; `ValueError` if something else is there."
+    """Rename an earlier run in `out` to the first free of `out-1`, `out-2`, ...
+
+    `ValueError` if there is something in `out` that is not a run.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / 'config.json').is_file():
@@ -179,7 +199,11 @@ def set_aside(out: Path) -> None:
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #signals
 class Signals:
-    "Notes SIGTERM and the first Ctrl-C while it is entered (in the main thread), for the loop to heed; a second Ctrl-C interrupts at once."
+    """Notes SIGTERM and the first Ctrl-C while it is entered, for the loop to heed.
+
+    A second Ctrl-C interrupts at once. Only the main thread may set this up; in another it does
+    nothing.
+    """
 
     def __enter__(self):
         self.noted, here = None, threading.current_thread() is threading.main_thread()
@@ -211,8 +235,14 @@ class Signals:
 def end_by_signal(
     number: int | None, done: int, c: PretrainConfig, accelerator: Accelerator
 ) -> None:
-    "End a run whose checkpoint is written: an exit without error for SIGTERM, `KeyboardInterrupt` for Ctrl-C."
-    said = f'stopped after {done} of {c.steps} steps; {c.out / "checkpoints"} holds them, resume (--resume) goes on from there'
+    """End a run whose checkpoint is written, after `done` steps.
+
+    An exit without error for SIGTERM, `KeyboardInterrupt` for Ctrl-C.
+    """
+    said = (
+        f'stopped after {done} of {c.steps} steps; {c.out / "checkpoints"} holds them, '
+        'resume (--resume) goes on from there'
+    )
     accelerator.end_training()  # processes that part in order do not abort
     if number == signal.SIGINT:
         raise KeyboardInterrupt(said)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
+
+from ..data import Tiles, channel_stats
 from .loading import for_reading, run_tiles, view_batches
 from satdino_nb.engine.recipe import (
     PretrainConfig,
@@ -24,12 +26,14 @@ from satdino_nb.engine.recipe import (
 )
 from .setup import advice_on_memory, set_up, start_accelerator, with_precision
 
-from ..data import Tiles, channel_stats
-
 # %% ../../nbs/engine/06_forecast.ipynb #dry-run
 @dataclass
 class DryRun:
-    "What a run would be and cost, from a few real steps: times in seconds, `peak` memory in bytes (of the process, loaders apart, on a CPU; allocated on a GPU)."
+    """What a run would be and cost, from a few real steps; `print` it.
+
+    Times are in seconds. `peak` is memory in bytes: of the process, loaders apart, on a CPU;
+    allocated on a GPU.
+    """
 
     images: int
     parameters: int  # of the student, heads included
@@ -46,10 +50,14 @@ class DryRun:
         )
         return '\n'.join(
             [
-                f'{self.images:,} training images, {self.parameters / 1e6:.1f} M parameters, on {self.device} in {c.precision}',
-                f'{c.steps:,} steps of {c.batch_size} images = {c.steps / per_epoch:.1f} epochs of {per_epoch:,} steps',
-                f'{1000 * self.step_time:.0f} ms a step, {c.batch_size / self.step_time:.1f} images/s, waiting for images {self.wait:.0%}',
-                f'an epoch {span(per_epoch * self.step_time)}, the whole run {span(c.steps * self.step_time)}',
+                f'{self.images:,} training images, {self.parameters / 1e6:.1f} M parameters, on '
+                f'{self.device} in {c.precision}',
+                f'{c.steps:,} steps of {c.batch_size} images = {c.steps / per_epoch:.1f} epochs '
+                f'of {per_epoch:,} steps',
+                f'{1000 * self.step_time:.0f} ms a step, {c.batch_size / self.step_time:.1f} '
+                f'images/s, waiting for images {self.wait:.0%}',
+                f'an epoch {span(per_epoch * self.step_time)}, the whole run '
+                f'{span(c.steps * self.step_time)}',
                 f'peak memory {self.peak / 2**30:.2f} GiB',
             ]
         )
@@ -112,7 +120,7 @@ def timed_steps(
     steps: int,
     accelerator: Accelerator,
 ) -> tuple[float, float]:
-    "Seconds that `steps` take after two to warm up, and how many of them were spent waiting for images."
+    "Seconds that `steps` take after two to warm up, and those of them spent waiting for images."
     for step in range(steps + 2):
         if step == 2:
             start, wait = time.perf_counter(), 0.0

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from .neighbours import knn_predict
-from .recipe import Now, PretrainConfig, read_config
 
 from ..data import Tiles, collate
 from ..dino import Losses, SatDINO, answers, effective_rank, feature_std
+from .neighbours import knn_predict
+from .recipe import Now, PretrainConfig, read_config
 from ..views import centre_view
 from ..vit import SatViT, load_satdino
 
@@ -34,7 +34,11 @@ def log_row(
     model: SatDINO,
     accelerator: Accelerator,
 ) -> dict:
-    "One line of `metrics.jsonl`: losses, health numbers and schedules at `step`, over all processes; None for what is not defined."
+    """One line of `metrics.jsonl`: losses, health numbers and schedules at `step`.
+
+    Losses in nats, GSD errors in metres per pixel; means over all processes. None stands for what
+    is not defined.
+    """
     entropy, kl = answers(losses.q)
     row = dict(
         loss=losses.total,
@@ -68,7 +72,7 @@ def log_row(
 
 # %% ../../nbs/engine/06_health.ipynb #diagnose
 def lasting(rows: Sequence[dict], test: Callable, least: int = 3) -> int | None:
-    "The step since which `test` holds for every row up to the last, at least `least` of them; else None."
+    "The step since which `test` holds for each row up to the last, `least` at least; else None."
     held = 0
     for row in reversed(rows):
         if not test(row):
@@ -83,7 +87,13 @@ def below(row: dict, name: str, limit: float) -> bool:
 
 # %% ../../nbs/engine/06_health.ipynb #diagnose-words
 def diagnose(rows: Sequence[dict], c: PretrainConfig) -> list[str]:
-    "What the logged `rows` of a run say, in plain language: findings, the gravest first; empty if nothing stands out."
+    """What the logged rows of a run say, in plain language.
+
+    `rows`: as in `Run.metrics` or `metrics.jsonl`, in order of steps. `c`: the resolved
+    configuration of the run. Gives findings, the gravest first; none if nothing stands out.
+
+    Example: `diagnose(run.metrics, run.config)`.
+    """
     if not rows:
         return []
     last, most = (
@@ -93,13 +103,18 @@ def diagnose(rows: Sequence[dict], c: PretrainConfig) -> list[str]:
     found, ln_k = [], math.log(c.out_dim)
     if (s := lasting(rows, lambda r: below(r, 'kl_to_uniform', 0.03 * ln_k))) is not None:
         found.append(
-            f'Collapsed to uniform since step {s}: the teacher answers every image evenly (entropy {last["teacher_entropy"]:.2f} of at most {ln_k:.2f}), so there is '
-            f'nothing to learn. Lower teacher_temp (now {last["teacher_temp"]:.3f}) or warm it up more slowly; lower lr. See lesson 05, two ways to collapse.'
+            f'Collapsed to uniform since step {s}: the teacher answers every image evenly '
+            f'(entropy {last["teacher_entropy"]:.2f} of at most {ln_k:.2f}), so there is '
+            f'nothing to learn. Lower teacher_temp (now {last["teacher_temp"]:.3f}) or warm it up '
+            'more slowly; lower lr. See lesson 05, two ways to collapse.'
         )
     elif (s := lasting(rows, lambda r: below(r, 'teacher_kl', 0.03 * most))) is not None:
         found.append(
-            f'Collapsed to one answer since step {s}: the teacher answers the same for every image (KL {last["teacher_kl"]:.3f} of at most {most:.2f}). The centre does not keep '
-            f'up: lower centre_momentum (now {c.centre_momentum:g}), raise teacher_temp (now {last["teacher_temp"]:.3f}), lower lr (now {c.lr:g}), or take centring sinkhorn. See lesson 05.'
+            f'Collapsed to one answer since step {s}: the teacher answers the same for every '
+            f'image (KL {last["teacher_kl"]:.3f} of at most {most:.2f}). The centre does not keep '
+            f'up: lower centre_momentum (now {c.centre_momentum:g}), raise teacher_temp (now '
+            f'{last["teacher_temp"]:.3f}), lower lr (now {c.lr:g}), or take centring sinkhorn. '
+            'See lesson 05.'
         )
     if (
         s := lasting(
@@ -107,8 +122,10 @@ def diagnose(rows: Sequence[dict], c: PretrainConfig) -> list[str]:
         )
     ) is not None:
         found.append(
-            f'Features collapsed since step {s}: those of different images are nearly one (effective rank {last["effective_rank"]:.1f}, standard deviation '
-            f'{last["feature_std"]:.3f} of 1). Lower lr (now {c.lr:g}) or weight_decay, or give the run a longer warmup.'
+            f'Features collapsed since step {s}: those of different images are nearly one '
+            f'(effective rank {last["effective_rank"]:.1f}, standard deviation '
+            f'{last["feature_std"]:.3f} of 1). Lower lr (now {c.lr:g}) or weight_decay, or give '
+            'the run a longer warmup.'
         )
     return found or minor_findings(rows, c)
 
@@ -118,7 +135,8 @@ def minor_findings(rows: Sequence[dict], c: PretrainConfig) -> list[str]:
     found, recent, last = [], rows[-10:], rows[-1]
     if lasting(rows, lambda r: r['grad_norm'] == 0) is not None:
         found.append(
-            'The gradient is zero: nothing is learned any more. Look for a learning rate or a loss weight of 0.'
+            'The gradient is zero: nothing is learned any more. Look for a learning rate or a '
+            'loss weight of 0.'
         )
     late = [r for r in recent if r['step'] >= c.steps / 2]
     if (
@@ -128,27 +146,35 @@ def minor_findings(rows: Sequence[dict], c: PretrainConfig) -> list[str]:
         and np.mean([r['gsd_mae'] for r in late]) >= np.mean([r['mean_mae'] for r in late])
     ):
         found.append(
-            f'The GSD is not learned yet: error {last["gsd_mae"]:.2f} m/px, always answering the mean {last["mean_mae"]:.2f}. More steps, or a higher gamma (now {last["gamma"]:g}).'
+            f'The GSD is not learned yet: error {last["gsd_mae"]:.2f} m/px, always answering the '
+            f'mean {last["mean_mae"]:.2f}. More steps, or a higher gamma (now {last["gamma"]:g}).'
         )
     wait = (
         np.mean([r.get('data_wait') or 0 for r in recent[1:]]) if len(rows) > 5 else 0
     )  # the first row waits for the loaders to start
     if wait > 0.3:
         found.append(
-            f'The loop waits for images {wait:.0%} of the time: more workers (now {c.workers}), or decode once (cache).'
+            f'The loop waits for images {wait:.0%} of the time: more workers (now {c.workers}), '
+            'or decode once (cache).'
         )
     flat = [r['dino'] for r in rows[len(rows) // 2 :]]
     if len(flat) >= 5 and np.ptp(flat) < 0.03 * math.log(c.out_dim):
         found.append(
-            f'The DINO loss has stayed near {np.mean(flat):.2f} over the second half. That alone says nothing: answers differ between images '
-            f'(KL {last["teacher_kl"]:.2f}), so look at kNN accuracy (knn_every) to see whether features improve.'
+            f'The DINO loss has stayed near {np.mean(flat):.2f} over the second half. That alone '
+            'says nothing: answers differ between images '
+            f'(KL {last["teacher_kl"]:.2f}), so look at kNN accuracy (knn_every) to see whether '
+            'features improve.'
         )
     return found
 
 # %% ../../nbs/engine/06_health.ipynb #run
 @dataclass
 class Run:
-    "What a run leaves: its folder, settled configuration, the teacher's backbone, and the logged rows of `metrics.jsonl`."
+    """What a run leaves.
+
+    Its folder, the resolved configuration, the teacher's backbone, and the logged rows of
+    `metrics.jsonl`, one dictionary each.
+    """
 
     out: Path
     config: PretrainConfig
@@ -157,7 +183,7 @@ class Run:
 
 
 def read_rows(path, before: float = math.inf) -> list[dict]:
-    "The rows of a `metrics.jsonl` of steps before `before`; one that was cut off in writing is left out."
+    "The rows of a `metrics.jsonl` of steps before `before`; one cut off in writing is left out."
     rows = []
     for line in Path(path).read_text().splitlines() if Path(path).is_file() else []:
         try:
@@ -170,7 +196,12 @@ def read_rows(path, before: float = math.inf) -> list[dict]:
 
 # %% ../../nbs/engine/06_health.ipynb #load-run
 def load_run(out) -> Run:
-    "Read back a run folder."
+    """Read back the run folder `out`.
+
+    `OSError` or `ValueError` where configuration or weights are missing or no such files.
+
+    Example: `load_run('runs/first').metrics[-1]['loss']`.
+    """
     out = Path(out)
     config = read_config(out / 'config.json')
     return Run(
@@ -216,7 +247,10 @@ STYLES = (
 
 
 def health_figure(rows: Sequence[dict], c: PretrainConfig):
-    "The health panel: eight small plots of logged `rows` as a matplotlib `Figure`, what `diagnose` finds below."
+    """The health panel: eight small plots of logged `rows`, as a matplotlib `Figure`.
+
+    What `diagnose` finds stands below.
+    """
     from matplotlib.figure import Figure
 
     fig, findings = Figure(figsize=(12, 4.8), layout='constrained'), diagnose(rows, c)
@@ -247,12 +281,20 @@ def health_figure(rows: Sequence[dict], c: PretrainConfig):
 
 
 def plot_run(run):
-    "The health panel of a finished `Run`."
+    """The health panel of a finished `Run`, as a matplotlib `Figure`.
+
+    Example: `plot_run(load_run('runs/first'))`.
+    """
     return health_figure(run.metrics, run.config)
 
 # %% ../../nbs/engine/06_health.ipynb #live-panel
 class LivePanel:
-    "The health panel of a run under way, one figure that updates in place: `pretrain(config, tiles, watch=LivePanel())`; redrawn every `seconds`, and at the end."
+    """The health panel of a run under way, one figure that updates in place.
+
+    `seconds`: the least time between two drawings; the last row is always drawn.
+
+    Example: `pretrain(config, tiles, watch=LivePanel())`.
+    """
 
     def __init__(self, seconds: float = 2.0):
         self.seconds, self.drawn, self.handle = seconds, time.monotonic(), None
@@ -273,7 +315,14 @@ class LivePanel:
 
 # %% ../../nbs/engine/06_health.ipynb #knn-probe
 class KnnProbe:
-    "kNN accuracy of a backbone: at most `most` of `train` as gallery, at most `most` of `held` as queries, those that have a class, the same ones each time; None where none has."
+    """kNN accuracy of a backbone, by the same images each time it is called.
+
+    `train`, `held`: tiles of the gallery and of the queries, `most` of each at most, those that
+    have a class. `size`: pixels of the middle that is read. `k`: neighbours that vote.
+    Called, it gives a share from 0 to 1; None where no image has a class.
+
+    Example: `KnnProbe(train, held, 64)(backbone)`.
+    """
 
     def __init__(self, train: Tiles, held: Tiles, size: int, most: int = 1000, k: int = 20):
         some = lambda tiles: tiles.subset(np.random.default_rng(0).permutation(len(tiles))[:most])
@@ -308,7 +357,10 @@ class KnnProbe:
 
 # %% ../../nbs/engine/06_health.ipynb #run-log
 class RunLog:
-    "The log of a run: rows of `metrics.jsonl`, trackers, a watcher; times; and the losses of the steps since they were last looked at."
+    """The log of a run: rows of `metrics.jsonl`, trackers, a watcher; times.
+
+    It keeps the losses of the steps since they were last looked at.
+    """
 
     def __init__(self, c: PretrainConfig, accelerator: Accelerator, watch: Callable | None):
         self.c, self.accelerator, self.watch, self.path = (
@@ -337,7 +389,10 @@ class RunLog:
         self.recent.append((step, paths, loss, norm))
 
     def check(self, rows) -> None:
-        "`FloatingPointError` if a loss (or, but in fp16, where that is usual, a gradient) since the last check is not finite."
+        """`FloatingPointError` if a loss or gradient since the last check is not finite.
+
+        In fp16 gradients are not looked at: there it is usual.
+        """
         fine = torch.stack(
             [
                 torch.stack([l, n if self.c.precision != 'fp16' else l]).isfinite().all()
@@ -354,8 +409,11 @@ class RunLog:
         raise FloatingPointError(
             '\n'.join(
                 [
-                    f'the loss is {loss.item():g} and its gradient {norm.item():g} at step {step}; lower lr (--lr, now {self.c.lr:g}) or give it a longer warmup. '
-                    f'Images of that batch: {", ".join(paths[:4])}{", ..." if len(paths) > 4 else ""}; all of them in {listed}',
+                    f'the loss is {loss.item():g} and its gradient {norm.item():g} at step '
+                    f'{step}; lower lr (--lr, now {self.c.lr:g}) or give it a longer warmup. '
+                    'Images of that batch: '
+                    f'{", ".join(paths[:4])}{", ..." if len(paths) > 4 else ""}; all of them in '
+                    f'{listed}',
                     f'Last good checkpoint: {saved[-1] if saved else "none yet"}',
                     *diagnose(rows, self.c),
                 ]
@@ -371,7 +429,7 @@ class RunLog:
         )
 
     def write(self, rows, row, knn) -> None:
-        "Add a row, with times and kNN accuracy, to the log; what `diagnose` finds in it is said once."
+        "Add a row, with times and kNN accuracy; what `diagnose` finds in it is said once."
         now = time.perf_counter()
         row |= dict(
             images_per_second=self.steps * self.c.batch_size / (now - self.since),

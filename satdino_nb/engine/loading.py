@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from .recipe import PretrainConfig
-from .training import batches
 from torch.utils.data import DataLoader, Dataset
 
 from satdino_nb.data import (
@@ -29,11 +27,20 @@ from satdino_nb.data import (
     same_place,
     split_tiles,
 )
+from .recipe import PretrainConfig
+from .training import batches
 from ..views import MultiCrop, join_views
 
 # %% ../../nbs/engine/06_loading.ipynb #run-tiles
 def run_tiles(config: PretrainConfig, tiles: Tiles | None = None) -> tuple[Tiles, Tiles]:
-    "`(train, held out)` tiles of a run: of `tiles`, or else of `config.data`."
+    """`(train, held out)` tiles of a run: of `tiles`, or else of `config.data`.
+
+    `ValueError` where there are none, too few for a batch, without the GSDs that the GSD loss
+    needs, or without the places that temporal views need; `ImageReadError` for images that
+    cannot be used.
+
+    Example: `train, held = run_tiles(PretrainConfig(data=Path('tiles'), gsd=10.0))`.
+    """
     if tiles is None:
         if config.data is None:
             raise ValueError('no data: name a folder of images or an index (--data)')
@@ -45,22 +52,30 @@ def run_tiles(config: PretrainConfig, tiles: Tiles | None = None) -> tuple[Tiles
     if config.gamma and unknown and (config.unknown_gsd == 'stop' or unknown == len(train)):
         first = train.paths[train.gsds.index(None)]
         raise ValueError(
-            f'{first}: no GSD, which the GSD loss needs ({unknown} of {len(train)} images); give one (--gsd), '
-            'leave such images out of that loss (--unknown-gsd skip) or leave that loss out (--gamma 0)'
+            f'{first}: no GSD, which the GSD loss needs ({unknown} of {len(train)} images); give '
+            'one (--gsd), '
+            'leave such images out of that loss (--unknown-gsd skip) or leave that loss out '
+            '(--gamma 0)'
         )
     if config.temporal and not any(train.places):
         raise ValueError(
-            "temporal views need to know which images show the same place: a column 'place' in an index, or fmow_tiles"
+            'temporal views need to know which images show the same place: '
+            "a column 'place' in an index, or fmow_tiles"
         )
     if len(train) < config.batch_size:
         raise ValueError(
-            f'{len(train)} training images are fewer than a batch of {config.batch_size}; lower batch_size (--batch-size)'
+            f'{len(train)} training images are fewer than a batch of {config.batch_size}; lower '
+            'batch_size (--batch-size)'
         )
     return train, held
 
 # %% ../../nbs/engine/06_loading.ipynb #for-reading
 def for_reading(train: Tiles, c: PretrainConfig) -> Tiles:
-    "The training tiles as the run reads them: decoded once into `c.cache`, or else JPEGs at a reduced scale where every view shrinks even so; GSDs shuffled if `c` says so."
+    """The training tiles as the run reads them.
+
+    Decoded once into `c.cache`, or else JPEGs at a reduced scale where every view shrinks even so;
+    GSDs shuffled if `c` says so.
+    """
     gsds = (
         list(np.random.default_rng(c.seed).permutation(np.array(train.gsds, dtype=float)))
         if c.shuffle_gsd
@@ -122,7 +137,10 @@ class HostViews(DeviceViews):
 
 # %% ../../nbs/engine/06_loading.ipynb #temporal-views
 class TemporalViews(DeviceViews):
-    "As `DeviceViews`, but each global view is of another date of the same place (of the same picture, where there is none)."
+    """As `DeviceViews`, but each global view is of another date of the same place.
+
+    Of the same picture, where there is no other.
+    """
 
     def __init__(self, tiles: Tiles, c: PretrainConfig):
         super().__init__(tiles, c)
@@ -155,7 +173,10 @@ def view_source(c: PretrainConfig, device: torch.device) -> type[DeviceViews]:
 
 
 def one_thread(_) -> None:
-    "Let a loading process keep to one core, and leave it to the training process to heed signals: after SIGTERM, which schedulers send to all, it stays for a minute or until the next."
+    """Let a loading process keep to one core, and leave signals to the training process.
+
+    After SIGTERM, which schedulers send to all, it stays for a minute or until the next.
+    """
 
     def stay(number, frame):
         signal.signal(number, signal.SIG_DFL)
@@ -179,7 +200,14 @@ def view_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[tuple[list, list]]:
-    "For each step from `start` on, the paths and views on `device` of this process's share: one list of `Views` for each of `c.accumulate` parts."
+    """For each step from `start` on, the paths and views of this process's share of the batch.
+
+    `train`: the tiles. `c`: the run. `device`: where the views are to be.
+    `process`, `processes`: which of how many this is.
+    Gives `(paths, parts)`: one list of `Views` for each of `c.accumulate` parts.
+
+    Example: `paths, (views,) = next(view_batches(train, c, torch.device('cpu')))`.
+    """
     weights = None if None in train.weights else train.weights
     order = lambda: enumerate(
         batches(len(train), c.batch_size, c.steps, c.seed, start, weights), start

@@ -9,6 +9,7 @@ __all__ = ['settle_search', 'nearest', 'knn_vote', 'knn_predict']
 import math
 
 import torch
+
 from .training import fast_precision
 
 # %% ../../nbs/engine/06_neighbours.ipynb #knn-nearest
@@ -33,7 +34,8 @@ def _check_search(
     "ValueError for what `nearest` cannot do."
     if gallery.ndim != 2 or queries.ndim != 2 or gallery.shape[1] != queries.shape[1]:
         raise ValueError(
-            f'training features {tuple(gallery.shape)} and test features {tuple(queries.shape)} must be (number, D) with the same D'
+            f'training features {tuple(gallery.shape)} and test features {tuple(queries.shape)} '
+            'must be (number, D) with the same D'
         )
     if not 1 <= k <= len(gallery):
         raise ValueError(
@@ -44,7 +46,11 @@ def _check_search(
 
 
 def settle_search(search: str, device, rows: int, k: int) -> str:
-    "'fp32' or 'bf16' for `k` neighbours out of a block of `rows`: `search` itself, or for 'auto' the faster on `device` (400 rows a candidate: measured, see above); else `ValueError`."
+    """'fp32' or 'bf16' for `k` neighbours out of a block of `rows` on `device`.
+
+    `search` itself, or for 'auto' the faster (400 rows a candidate: measured, see above).
+    `ValueError` for another word.
+    """
     if search not in ('auto', 'fp32', 'bf16'):
         raise ValueError(f"search={search!r} must be 'auto', 'fp32' or 'bf16'")
     if search != 'auto':
@@ -54,15 +60,27 @@ def settle_search(search: str, device, rows: int, k: int) -> str:
 # %% ../../nbs/engine/06_neighbours.ipynb #knn-search
 @torch.no_grad()
 def nearest(
-    gallery: torch.Tensor,  # (M, D), may be a memory map: one block of it at a time is on the queries' device,
-    queries: torch.Tensor,  # (N, D)
+    gallery: torch.Tensor,
+    queries: torch.Tensor,
     k: int,
-    chunk: int = 256,  # with its similarities to one chunk of queries
+    chunk: int = 256,
     block: int = 65_536,
     search: str = 'fp32',
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """fp32 cosines `(N, k)`, descending, and indices of each query's nearest in the gallery. `search`: 'fp32'; 'bf16', which is approximate (it may miss a neighbour, the cosines
-    are exact); or 'auto', bf16 where that is faster on the queries' device. `ValueError` for shapes that do not fit, a `k` that is not there, NaN or infinity."""
+    """Each query's `k` nearest in the gallery by cosine: `(cosines, indices)`, both `(N, k)`.
+
+    Cosines are fp32 and descend; both are on the queries' device.
+
+    `gallery`: `(M, D)`; may be a memory map, or on the CPU while queries are not.
+    `queries`: `(N, D)`. `k`: from 1 to M.
+    `block`: rows of the gallery that are on the device at a time, with their similarities to
+    `chunk` queries.
+    `search`: 'fp32'; 'bf16', which is approximate (it may miss a neighbour, the cosines are
+    exact); or 'auto', bf16 where that is faster on the queries' device.
+    `ValueError` for shapes that do not fit, a `k` that is not there, NaN or infinity.
+
+    Example: `cosine, index = nearest(train, test, k=20)`.
+    """
     _check_search(gallery, queries, k, chunk, block)
     search = settle_search(search, queries.device, min(block, len(gallery)), k)
     best, index = (
@@ -90,7 +108,10 @@ def nearest(
 
 # %% ../../nbs/engine/06_neighbours.ipynb #knn-predict
 def _classes(train_y: torch.Tensor, num_classes: int | None) -> int:
-    "The number of classes, one more than the largest label unless given; ValueError where labels are no integers from 0 to one less."
+    """The number of classes, one more than the largest label unless given.
+
+    `ValueError` where labels are no integers from 0 to one less.
+    """
     if train_y.dtype == torch.bool or train_y.is_floating_point():
         raise ValueError(f'training labels are {train_y.dtype}; they must be integers')
     if train_y.min() < 0:
@@ -109,7 +130,15 @@ def knn_vote(
     temperature: float = 0.07,
     num_classes: int | None = None,
 ) -> torch.Tensor:
-    "Class scores `(N, C)` from the first `k` of each query's neighbours, as `nearest` gives them: the sum over each class of exp(cosine / temperature)."
+    """Class scores `(N, C)` from each query's neighbours: a sum of exp(cosine / temperature).
+
+    `cosine`, `index`: `(N, K)`, as `nearest` gives them; the first `k` vote.
+    `train_y`: `(M,)`, integer labels of the gallery. `temperature`: above 0; 0.07 as in DINO's
+    evaluation (Wu et al. 2018). `num_classes`: C; one more than the largest label unless given.
+    `ValueError` for labels or a `k` that do not fit.
+
+    Example: `knn_vote(*nearest(train, test, 20), y, k=5).argmax(1)`.
+    """
     if not 1 <= k <= cosine.shape[1]:
         raise ValueError(
             f'k={k} of {cosine.shape[1]} neighbours found; k must be from 1 to that number'
@@ -134,7 +163,13 @@ def knn_predict(
     chunk: int = 256,
     search: str = 'fp32',
 ) -> torch.Tensor:
-    "Class scores `(N, C)` of `test_x` by weighted k nearest neighbours (`nearest`, then `knn_vote`); the argmax is the prediction."
+    """Class scores `(N, C)` of `test_x` by weighted k nearest neighbours; the argmax predicts.
+
+    `nearest`, then `knn_vote`. `train_x`: `(M, D)`. `train_y`: `(M,)`, integers. `test_x`:
+    `(N, D)`. `k`, `temperature`, `num_classes`, `chunk` and `search` as there, and so the errors.
+
+    Example: `accuracy = (knn_predict(x, y, test_x).argmax(1) == test_y).float().mean()`.
+    """
     if len(train_x) != len(train_y):
         raise ValueError(f'{len(train_y)} labels for {len(train_x)} training features')
     if not 1 <= k <= len(train_x):

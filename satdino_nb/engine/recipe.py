@@ -19,30 +19,35 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from .training import warmup_cosine, write_whole
 
 from ..dino import cosine_schedule, gamma_schedule, linear_warmup
+from .training import warmup_cosine, write_whole
 from ..views import ViewConfig, view_preset
 from ..vit import ViTConfig, vit_preset
 
 # %% ../../nbs/engine/06_recipe.ipynb #pretrainconfig
 @dataclass(frozen=True)
 class PretrainConfig:
-    "A pretraining run. Lengths of schedules are fractions of the run. What may be None is resolved when the number of images is known (`resolve_config`)."
+    """A pretraining run; each field is an option of the command line.
 
-    data: Path | None = (
-        None  # folder of images (flat or class subfolders) or of GeoTIFFs, or a CSV or Parquet index
-    )
+    Lengths of schedules are fractions of the run. What may be None is resolved when the number of
+    images is known (`resolve_config`).
+
+    Example: `PretrainConfig(data=Path('tiles'), gsd=10.0, steps=1000)`.
+    """
+
+    # folder of images (flat or class subfolders) or of GeoTIFFs, or a CSV or Parquet index
+    data: Path | None = None
     gsd: float | None = None  # metres per pixel of the images, where the index does not say
     out: Path = Path('runs/pretrain')  # the run folder
     resume: bool = False  # go on with the run in `out`, if there is one
-    allow_changes: bool = False  # resume although settings or images changed, so that the result is no longer that of one unbroken run
+    # resume although settings or images changed, so that it is no longer one unbroken run
+    allow_changes: bool = False
     init: str | None = (
         None  # start from weights: a file, a run folder, or a repository on the Hugging Face Hub
     )
-    init_parts: Literal['backbone', 'all'] = (
-        'backbone'  # of `init`; 'all' also takes teacher, heads and centre, from a run folder or checkpoint
-    )
+    # of `init`; 'all' also takes teacher, heads and centre, from a run folder or checkpoint
+    init_parts: Literal['backbone', 'all'] = 'backbone'
     steps: int = 300
     epochs: float | None = None  # passes over the training images, instead of `steps`
     batch_size: int = 64  # images in a step, of all processes together
@@ -70,7 +75,8 @@ class PretrainConfig:
     train_gsd_head: bool = (
         True  # False: the GSD head stays as it was drawn, as in the released code
     )
-    shuffle_gsd: bool = False  # control: the GSDs of the images are dealt out anew, so that nothing can be learned from them
+    # control: the GSDs of the images are dealt out anew, so that nothing is learned from them
+    shuffle_gsd: bool = False
     lr: float | None = 5e-4
     final_lr: float = 2e-5
     warmup: float = 0.1
@@ -97,12 +103,12 @@ class PretrainConfig:
     cut_views: Literal['auto', 'device', 'host'] = (
         'auto'  # views are cut on the device, or by the loading processes (needs OpenCV)
     )
-    temporal: bool = False  # global views from other dates of the same place, where an index or fMoW tells the place
+    # global views from other dates of the same place, where an index or fMoW tells the place
+    temporal: bool = False
     cache: Path | None = None  # folder for decoded images, so that each is decoded once
     device: Literal['auto', 'cpu'] = 'auto'
-    precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = (
-        'fp32'  # of the matrix products; 'auto': fp32 or bf16, the faster here; the loss is always computed in fp32
-    )
+    # of the matrix products; 'auto': fp32 or bf16, the faster here; the loss is always fp32
+    precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'fp32'
     compile: bool = False  # torch.compile student and teacher
     checkpoint_gradients: bool = (
         False  # compute activations anew in the backward pass, to save memory
@@ -164,7 +170,13 @@ def closest_name(word: str, known: Sequence[str]) -> str:
 
 # %% ../../nbs/engine/06_recipe.ipynb #pretrain-preset
 def pretrain_preset(name: str = 'laptop', **changes) -> PretrainConfig:
-    "'laptop' (the defaults), 'small-images' (64 px tiles, on a GPU or with patience) or 'paper-s16' (the paper's ViT-S/16), with `changes`."
+    """The configuration of the preset `name`, with `changes` by field.
+
+    'laptop' (the defaults), 'small-images' (64 px tiles, on a GPU or with patience) or 'paper-s16'
+    (the paper's ViT-S/16). `ValueError` for a name or a field that is not there.
+
+    Example: `pretrain_preset('small-images', data=Path('tiles'), gsd=10.0)`.
+    """
     if name not in PRESETS:
         raise ValueError(f'no preset {name!r}; {closest_name(name, PRESETS)}')
     known = [f.name for f in fields(PretrainConfig)]
@@ -175,7 +187,14 @@ def pretrain_preset(name: str = 'laptop', **changes) -> PretrainConfig:
 
 # %% ../../nbs/engine/06_recipe.ipynb #settled
 def resolve_config(c: PretrainConfig, n: int) -> PretrainConfig:
-    "`c` with everything that may be None filled in for `n` training images."
+    """`c` with everything that may be None filled in for `n` training images.
+
+    Steps from epochs; the learning rate in proportion to the batch (SatDINO, section 4.1: 0.001 for
+    256 images); the teacher's momentum from the number of steps and prototypes from that of images
+    by rules of thumb.
+
+    Example: `resolve_config(pretrain_preset('small-images'), 21_600).steps` is 8400.
+    """
     per_epoch = n // c.batch_size
     if c.epochs is not None:
         c = replace(c, steps=max(1, round(c.epochs * per_epoch)), epochs=None)
@@ -192,7 +211,10 @@ settled = resolve_config  # its earlier name
 
 # %% ../../nbs/engine/06_recipe.ipynb #check-config
 def check_config(c: PretrainConfig) -> None:
-    "`ValueError` for settings that cannot work together."
+    """`ValueError` for settings that cannot work, alone or together.
+
+    Example: `check_config(PretrainConfig(gamma=-1.0))` says that gamma must be 0 or more.
+    """
     if min(c.steps, c.batch_size, c.log_every, c.save_every, c.keep, c.accumulate) < 1:
         raise ValueError(
             'steps, batch_size, accumulate, log_every, save_every and keep must be at least 1'
@@ -234,7 +256,8 @@ def check_config(c: PretrainConfig) -> None:
             )
     if c.knn_every and not c.held_out:
         raise ValueError(
-            'kNN accuracy while training is measured on held-out images; set held_out above 0 or knn_every to 0'
+            'kNN accuracy while training is measured on held-out images; set held_out above 0 or '
+            'knn_every to 0'
         )
     needed = {
         'cut_views host': (c.cut_views == 'host', 'cv2', 'fast'),
@@ -248,12 +271,21 @@ def check_config(c: PretrainConfig) -> None:
 
 # %% ../../nbs/engine/06_recipe.ipynb #save-config
 def save_config(config: PretrainConfig, path) -> None:
-    "Write `config` as JSON."
+    """Write `config` as JSON to the file `path`, whole or not at all.
+
+    Example: `save_config(config, 'config.json')`.
+    """
     write_whole(Path(path), json.dumps(asdict(config), indent=1, default=str))
 
 # %% ../../nbs/engine/06_recipe.ipynb #read-config
 def read_config(path) -> PretrainConfig:
-    "The `PretrainConfig` saved at `path`; `ValueError` for settings that it does not have."
+    """The `PretrainConfig` saved at `path`.
+
+    `ValueError` for what is not JSON, and for settings that it does not have; `OSError` where there
+    is no such file.
+
+    Example: `read_config('runs/first/config.json').steps`.
+    """
 
     def build(cls, values):
         known = {f.name: f for f in fields(cls)}
@@ -302,7 +334,10 @@ FREE = {
 
 
 def differences(old: PretrainConfig, new: PretrainConfig) -> dict[str, str]:
-    "What changed from `old` to `new`, name: 'old -> new', settings of views and ViT by their own names."
+    """What changed from `old` to `new`, as `{name: 'old -> new'}`.
+
+    Settings of views and ViT have their own names, as `views.n_local`.
+    """
 
     def flat(values, prefix=''):
         for k, v in values.items():
@@ -343,7 +378,10 @@ class Schedules:
 
 # %% ../../nbs/engine/06_recipe.ipynb #make-schedules
 def schedules(c: PretrainConfig) -> Schedules:
-    "The schedules of a run."
+    """The schedules of a run, one value a step; `c` is resolved.
+
+    Example: `schedules(c)[0].lr` is 0, the start of the warm-up.
+    """
     return Schedules(
         warmup_cosine(c.lr, c.final_lr, c.steps, int(c.warmup * c.steps)),
         cosine_schedule(*c.weight_decay, 1, c.steps),

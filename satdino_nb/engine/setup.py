@@ -19,6 +19,11 @@ from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
+from torch.distributed.tensor import DTensor
+
+from ..data import Normalisation, Tiles, channel_stats
+from ..dino import DINOHead, SatDINO, param_groups
 from .checkpoints import find_resume, fingerprint, newest_checkpoint, set_aside
 from .health import read_rows
 from .loading import for_reading, run_tiles
@@ -36,16 +41,14 @@ from satdino_nb.engine.training import (
     why_precision,
     write_whole,
 )
-from torch import nn
-from torch.distributed.tensor import DTensor
-
-from ..data import Normalisation, Tiles, channel_stats
-from ..dino import DINOHead, SatDINO, param_groups
 from ..vit import SatViT, load_satdino
 
 # %% ../../nbs/engine/06_setup.ipynb #accelerator
 def start_accelerator(c: PretrainConfig) -> Accelerator:
-    "accelerate for the run `c` (its precision decided), in whatever it was launched by; `ValueError` if a batch cannot be divided."
+    """accelerate for the run `c`, its precision decided, in whatever it was launched by.
+
+    `ValueError` if a batch cannot be divided among processes and parts.
+    """
     if 'RANK' not in os.environ:
         AcceleratorState._reset_state(
             True
@@ -59,13 +62,18 @@ def start_accelerator(c: PretrainConfig) -> Accelerator:
     )
     if c.batch_size % (a.num_processes * c.accumulate):
         raise ValueError(
-            f'a batch of {c.batch_size} cannot be divided into {a.num_processes} processes x {c.accumulate} parts; choose another batch_size or accumulate'
+            f'a batch of {c.batch_size} cannot be divided into {a.num_processes} processes x '
+            f'{c.accumulate} parts; choose another batch_size or accumulate'
         )
     return a
 
 # %% ../../nbs/engine/06_setup.ipynb #with-precision
 def with_precision(c: PretrainConfig) -> PretrainConfig:
-    "`c` with the precision 'auto' decided (and printed): by `fast_precision`, or as the run in `c.out` began if `c` resumes it; over several processes the first one decides."
+    """`c` with the precision 'auto' decided, and printed.
+
+    By `fast_precision`, or as the run in `c.out` began if `c` resumes it. Over several processes
+    the first one decides.
+    """
     if c.precision != 'auto':
         return c
     if 'RANK' not in os.environ:
@@ -78,7 +86,10 @@ def with_precision(c: PretrainConfig) -> PretrainConfig:
 
 
 def choose_precision(c: PretrainConfig, device: torch.device) -> tuple[str, str]:
-    "Precision of a run with 'auto' on `device`, and why; one that is resumed is not measured again."
+    """Precision of a run with 'auto' on `device`, and why.
+
+    A run that is resumed keeps its own, and nothing is measured.
+    """
     begun = c.out / 'config.json'
     if c.resume and begun.is_file() and (kept := read_config(begun).precision) != 'auto':
         return kept, 'as this run began'
@@ -88,7 +99,13 @@ def choose_precision(c: PretrainConfig, device: torch.device) -> tuple[str, str]
 def build(
     c: PretrainConfig, normalisation: Normalisation, device: torch.device | None = None
 ) -> SatDINO:
-    "The student, teacher and objective of a run, seeded, or begun from the weights of `c.init`; for attention that is fast on `device`."
+    """The student, teacher and objective of a run, on the CPU.
+
+    Drawn by `c.seed`, or begun from the weights of `c.init`; `c` is resolved.
+    `normalisation`: of the images. `device`: for attention that is fast there.
+
+    Example: `build(c, channel_stats(train)).teacher.backbone`.
+    """
     torch.manual_seed(c.seed)
     backbone = (
         SatViT(c.vit, normalisation, drop_path_rate=c.drop_path)
@@ -124,7 +141,10 @@ def fused_attention(backbone: SatViT, on: bool = True) -> SatViT:
 
 # %% ../../nbs/engine/06_setup.ipynb #initial-backbone
 def initial_backbone(c: PretrainConfig) -> SatViT:
-    "The backbone of `c.init` at the size of `c.vit`, with its own normalisation; `ValueError` if it has another shape."
+    """The backbone of `c.init` at the size of `c.vit`, with its own normalisation.
+
+    `ValueError` if it has another shape.
+    """
     found = load_satdino(c.init, img_size=c.vit.img_size, drop_path_rate=c.drop_path, verbose=False)
     wanted, got = (replace(v, pos_interp='timm', gsd_log=False) for v in (c.vit, found.config))
     if wanted != got:
@@ -147,7 +167,10 @@ def initial_backbone(c: PretrainConfig) -> SatViT:
 
 # %% ../../nbs/engine/06_setup.ipynb #load-all
 def load_all(model: SatDINO, source) -> None:
-    "Student, teacher, heads and centre of a run folder's newest checkpoint, or of a checkpoint folder, into `model`."
+    """Student, teacher, heads and centre of a checkpoint into `model`.
+
+    `source`: a run folder, for its newest checkpoint, or a checkpoint's folder.
+    """
     found = (
         newest_checkpoint(Path(source) / 'checkpoints')
         if (Path(source) / 'checkpoints').is_dir()
@@ -155,14 +178,14 @@ def load_all(model: SatDINO, source) -> None:
     )
     if found is None or not (found[0] / 'model.safetensors').is_file():
         raise FileNotFoundError(
-            f'{source}: no checkpoint of a run in it, which init_parts all needs; init_parts backbone takes any weights'
+            f'{source}: no checkpoint of a run in it, which init_parts all needs; init_parts '
+            'backbone takes any weights'
         )
     try:
         model.load_state_dict(load_file(found[0] / 'model.safetensors'))
     except RuntimeError as e:
-        raise ValueError(
-            f'{found[0]}: does not fit this run: {str(e).splitlines()[1].strip() if len(str(e).splitlines()) > 1 else e}'
-        ) from e
+        first = str(e).splitlines()[:2][-1].strip()  # below a headline, if it has one
+        raise ValueError(f'{found[0]}: does not fit this run: {first}') from e
     except SafetensorError as e:
         raise ValueError(f'{found[0]}: not a whole checkpoint ({e})') from e
 
@@ -173,7 +196,10 @@ def make_optimiser(model: SatDINO, device: torch.device) -> torch.optim.Optimize
 
 # %% ../../nbs/engine/06_setup.ipynb #plain-backbone
 def plain_backbone(backbone: SatViT) -> SatViT:
-    "`backbone` itself, or a copy with whole weights where FSDP keeps them in shards; on all processes."
+    """`backbone` itself, or a copy with whole weights where FSDP keeps them in shards.
+
+    To be called on all processes.
+    """
     if not any(isinstance(p, DTensor) for p in backbone.parameters()):
         return backbone
     copy, state = (
@@ -198,7 +224,11 @@ def set_up(
 
 # %% ../../nbs/engine/06_setup.ipynb #prepare
 def prepare(c: PretrainConfig, tiles: Tiles | None, processes: int) -> tuple:
-    "Train and held-out tiles, settled configuration, channel statistics, fingerprint and checkpoint to go on from: everything that can fail before a run begins."
+    """Everything that can fail before a run begins.
+
+    Gives training tiles, held-out tiles, the former as they are read, the resolved configuration,
+    channel statistics, fingerprint, and the checkpoint to go on from, or None.
+    """
     train, held = run_tiles(c, tiles)
     c, data = resolve_config(c, len(train)), fingerprint(train)
     check_config(c)
@@ -233,7 +263,9 @@ def advice_on_memory(c: PretrainConfig) -> Iterator[None]:
         if not (isinstance(e, torch.OutOfMemoryError) or 'allocate memory' in str(e)):
             raise
         raise MemoryError(
-            f'out of memory. What helps, the cheapest first: work a batch in parts (--accumulate, now {c.accumulate}), 16-bit products (--precision bf16, now {c.precision}), '
-            f'--checkpoint-gradients (now {c.checkpoint_gradients}), fewer prototypes (--out-dim, now {c.out_dim}), a smaller batch (--batch-size, now {c.batch_size}). '
+            'out of memory. What helps, the cheapest first: work a batch in parts (--accumulate, '
+            f'now {c.accumulate}), 16-bit products (--precision bf16, now {c.precision}), '
+            f'--checkpoint-gradients (now {c.checkpoint_gradients}), fewer prototypes (--out-dim, '
+            f'now {c.out_dim}), a smaller batch (--batch-size, now {c.batch_size}). '
             f'--dry-run 3 measures what a setting needs. ({str(e).splitlines()[0]})'
         ) from e

@@ -24,7 +24,10 @@ from ..dino import cosine_schedule
 
 # %% ../../nbs/engine/06_training.ipynb #pick-device
 def pick_device(name: str = 'auto') -> torch.device:
-    "The device called `name`; 'auto' takes CUDA, then MPS, then the CPU."
+    """The device called `name`; 'auto' takes CUDA, then MPS, then the CPU.
+
+    Example: `pick_device('cpu')`.
+    """
     if name != 'auto':
         return torch.device(name)
     return torch.device(
@@ -38,9 +41,13 @@ def pick_device(name: str = 'auto') -> torch.device:
 # %% ../../nbs/engine/06_training.ipynb #bf16-time
 @cache
 def bf16_time(n: int = 384, seconds: float = 0.1) -> float:
-    """Time of a bf16 product of `n` x `n` matrices as a share of the fp32 product's, on one core of this CPU; measured for about `seconds`, once in a process.
+    """Time of a bf16 product of `n` x `n` matrices as a share of the fp32 product's.
 
-    The shortest of alternating rounds, at least three. `bf16_time()` is 0.48 on Zen 4 with bf16 units, and 5 where bf16 is computed with AVX2 alone."""
+    On one core of this CPU; measured for about `seconds`, once in a process: the shortest of
+    alternating rounds, at least three.
+
+    Example: `bf16_time()` is 0.48 on Zen 4 with bf16 units, 5 where AVX2 alone computes bf16.
+    """
     x = torch.randn(
         n, n, generator=torch.Generator().manual_seed(0), device='cpu', dtype=torch.float32
     )
@@ -62,9 +69,13 @@ def bf16_time(n: int = 384, seconds: float = 0.1) -> float:
 
 # %% ../../nbs/engine/06_training.ipynb #fast-precision
 def fast_precision(device) -> str:
-    """'bf16' where products are faster in it on `device`, else 'fp32': by what a CUDA card has units for, by `bf16_time` on a CPU; elsewhere 'fp32'.
+    """'bf16' where products are faster in it on `device`, else 'fp32'.
 
-    On a CPU the product must be 1.2 times as fast, since the rest of a step gains less. Example: `fast_precision('cpu')`."""
+    By what a CUDA card has units for, by `bf16_time` on a CPU; elsewhere 'fp32'. On a CPU the
+    product must be 1.2 times as fast, since the rest of a step gains less.
+
+    Example: `fast_precision('cpu')`.
+    """
     kind = torch.device(device).type
     if kind == 'cuda':
         return 'bf16' if torch.cuda.is_bf16_supported(including_emulation=False) else 'fp32'
@@ -81,11 +92,12 @@ def why_precision(device) -> str:
 def warmup_cosine(
     peak: float, final: float, steps: int, warmup: int = 0, start: float = 0.0
 ) -> np.ndarray:
-    """A value for each of `steps` steps: linear from `start` to `peak`, then half a cosine to `final`.
+    """A value for each of `steps`: linear from `start` to `peak`, then half a cosine to `final`.
 
     `warmup`: steps of the linear part, from 0 to `steps`, or `ValueError`. The value after the last
     step would be `final`. The half cosine is SGDR's without restarts (Loshchilov and Hutter 2017).
-    DINO starts at 0; with `start=peak / warmup` step t of the warm-up has (t + 1) / warmup of the peak.
+    DINO starts at 0; with `start=peak / warmup` step t of the warm-up has (t + 1) / warmup of the
+    peak.
 
     Example: `warmup_cosine(1.0, 0.0, 100, 10, start=0.1)[:3]` is `[0.1, 0.2, 0.3]`.
     """
@@ -100,8 +112,9 @@ def epoch_order(
 ) -> np.ndarray:
     """The `n` images of an epoch in the order of training, drawn by `seed` and `epoch`.
 
-    Each once; or, with `weights` `(n,)`, image i about `n*weights[i]/sum(weights)` times, rounded up or
-    down by systematic sampling (Madow 1949): no image comes again before chance demands it.
+    Each once; or, with `weights` `(n,)`, image i about `n * weights[i] / sum(weights)` times,
+    rounded up or down by systematic sampling (Madow 1949): none comes again before chance
+    demands it.
     """
     rng = np.random.default_rng([seed, epoch])
     order = rng.permutation(n)
@@ -120,7 +133,12 @@ def batches(
     start: int = 0,
     weights: Sequence[float] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
-    "`(epoch, indices)` for each of `steps` batches from step `start` on: every epoch by `epoch_order`, its last incomplete batch left out."
+    """`(epoch, indices)` for each of `steps` batches from step `start` on.
+
+    Every epoch by `epoch_order`, its last incomplete batch left out.
+
+    Example: `[e for e, index in batches(10, 4, 5)]` is `[0, 0, 1, 1, 2]`.
+    """
     per_epoch, known = n // batch_size, None
     for step in range(start, steps):
         epoch, i = divmod(step, per_epoch)
@@ -137,7 +155,13 @@ def unsharded(x: torch.Tensor) -> torch.Tensor:
 def clip_gradients(
     parameters: Sequence[nn.Parameter], largest: float, mode: str = 'norm'
 ) -> torch.Tensor:
-    "Norm of all gradients before they are clipped to `largest` (0: not at all), together ('norm') or each tensor for itself ('per_tensor', released code)."
+    """Clip gradients to the norm `largest`; gives the norm of all of them before, a scalar.
+
+    `largest`: 0 does not clip. `mode`: all together ('norm'; Pascanu et al. 2013), or each tensor
+    for itself ('per_tensor', as in the released code).
+
+    Example: `norm = clip_gradients(model.parameters(), 3.0)`.
+    """
     parameters = [p for p in parameters if p.grad is not None]
     grads = [p.grad for p in parameters]
     total = unsharded(nn.utils.get_total_norm(grads))
@@ -151,7 +175,10 @@ def clip_gradients(
 
 # %% ../../nbs/engine/06_training.ipynb #on-main
 def on_main(accelerator: Accelerator | PartialState, work: Callable):
-    "What `work()` gives, done by the main process alone and handed to all; an error there is an error everywhere."
+    """What `work()` gives, done by the main process alone and handed to all.
+
+    An error there is an error everywhere.
+    """
     if accelerator.num_processes == 1:
         return work()
     box = [None]
