@@ -468,8 +468,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, change, error):
 
 @pytest.mark.parametrize(
     'change, words',
-    [(dict(gsd=10.0), 'a.jpg'), (dict(), 'gsd'), (dict(gsd=float('nan')), 'nan')],
-    ids=['no pictures', 'no GSD', 'NaN'],
+    [(dict(gsd=10.0), 'a.jpg'), (dict(gsd=0.0), 'gsd'), (dict(gsd=float('nan')), 'nan')],
+    ids=['no pictures', 'GSD of 0', 'NaN'],
 )
 def test_tiles_that_cannot_be_used_are_refused(tmp_path, change, words):
     spoilt = tmp_path / 'tiles'
