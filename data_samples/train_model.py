@@ -1,7 +1,7 @@
 """Train the small model that ships, from scenes drawn for it: python data_samples/train_model.py
 
-The scenes (15 classes, 128 px, GSD log-uniform from 0.3 to 10 m) come from worlds with other seeds than the samples',
-so the model has seen neither split of them.
+The scenes (15 classes, 128 px, GSD log-uniform from 0.3 to 10 m) come from worlds with other
+seeds than the samples', so the model has seen neither split of them.
 """
 
 import json

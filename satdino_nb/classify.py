@@ -19,10 +19,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .engine.neighbours import knn_predict, nearest
 from .engine.tiles import Tiles
 from .features import Features, extract_features, image_side
 from .intervals import Estimate, accuracy, bootstrap, over_seeds
-from .pretrain import knn_predict, nearest
 
 # %% ../nbs/07_3_classify.ipynb #labelled
 def check_features(f: Features, what: str) -> None:

@@ -30,7 +30,7 @@ from .engine.backbone import Backbone, as_backbone
 from .engine.datasets import DatasetTiles
 from .engine.rasters import footprints
 from .engine.tiles import Batch, Tiles, collate, fingerprint
-from .pretrain import fast_precision, pick_device, write_whole
+from .engine.training import fast_precision, pick_device, write_whole
 from .views import centre_view
 from .vit import SatViT
 

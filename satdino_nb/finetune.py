@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 
 from .classify import Prediction
 from .engine.tiles import Batch, Tiles, collate
+from .engine.training import pick_device
 from .features import as_model, on_device, resolve_precision
-from .pretrain import pick_device
 from .views import ViewParams, centre_view, cut_views, sample_boxes, view_gsd
 
 # %% ../nbs/07_6_finetune.ipynb #fine-tune-config

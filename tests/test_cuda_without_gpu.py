@@ -81,7 +81,7 @@ class WithoutGPU(FakeTensorMode):
 
     def caller(self):
         "The innermost function of the package that is being run."
-        ours = [f for f in traceback.extract_stack() if Path(f.filename).parent == PACKAGE]
+        ours = [f for f in traceback.extract_stack() if PACKAGE in Path(f.filename).parents]
         return f'{Path(ours[-1].filename).name} {ours[-1].name}' if ours else 'elsewhere'
 
 
@@ -360,11 +360,11 @@ def test_knn_predict(gpu, search, labels_on):
     assert scores.shape == (10, 3)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason='the check for NaN in `_unit` reads a value '
-    'for every block of the gallery and chunk of queries',
-)
-def test_search_does_not_wait_in_its_loop(gpu):
-    nearest(features(60), features(10), 5, chunk=4, block=32)
-    assert not gpu.waits
+@pytest.mark.parametrize('search', ['fp32', 'bf16'])
+def test_search_waits_once_however_many_blocks(gpu, search):
+    "Not in its loop: whether features are finite is looked at after it, for all blocks and chunks."
+    gallery, queries = features(60), features(10)
+    for block in (64, 32, 7):
+        gpu.waits.clear()
+        nearest(gallery, queries, 5, chunk=4, block=block, search=search)
+        assert gpu.waits == ['neighbours.py _check_finite']

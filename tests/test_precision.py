@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from satdino_nb import pretrain as module
 from satdino_nb.data import sample_tiles
+from satdino_nb.engine import training
 from satdino_nb.pretrain import (
     PretrainConfig,
     bf16_time,
@@ -40,7 +40,7 @@ BASE = PretrainConfig(
 
 def say(monkeypatch, ratio):
     "Let the measurement come out as `ratio`."
-    monkeypatch.setattr(module, 'bf16_time', lambda *a: ratio)
+    monkeypatch.setattr(training, 'bf16_time', lambda *a: ratio)
 
 
 def test_the_measurement_is_a_ratio_and_is_made_once():
@@ -68,6 +68,20 @@ def test_a_run_goes_on_as_it_began_wherever_it_is(tmp_path, monkeypatch, capsys)
     say(monkeypatch, 5.0)  # another machine
     again = pretrain(replace(BASE, out=tmp_path / 'run', resume=True), sample_tiles())
     assert again.config.precision == 'bf16' and 'as this run began' in capsys.readouterr().out
+
+
+def test_a_run_that_goes_on_measures_nothing(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training, 'bf16_time', lambda *a: asked.append(a) or 0.4)
+    pretrain(replace(BASE, out=tmp_path / 'run'), sample_tiles())
+    assert asked  # the first time
+    asked.clear()
+    for _ in range(2):
+        again = pretrain(replace(BASE, out=tmp_path / 'run', resume=True), sample_tiles())
+        kept = json.loads((again.out / 'config.json').read_text())['precision']
+        assert again.config.precision == kept == 'bf16' and not asked
+    pretrain(replace(BASE, out=tmp_path / 'other'), sample_tiles())
+    assert asked  # another run
 
 
 def test_what_is_said_is_done(tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from satdino_nb.pretrain import (
     build,
     check_config,
     differences,
+    dry_run,
     load_run,
     newest_checkpoint,
     plot_run,
@@ -434,3 +435,70 @@ def test_a_collapse_is_said_while_it_happens(tmp_path, capsys):
     trained(tmp_path, steps=12, teacher_temp=(1.0, 1.0))
     said = [line for line in capsys.readouterr().out.splitlines() if 'Collapsed to uniform' in line]
     assert len(said) == 1 and said[0].startswith('step 2: ') and 'teacher_temp' in said[0]
+
+
+def test_the_number_of_loading_processes_changes_nothing(tmp_path):
+    one, two = (trained(tmp_path / f'workers{n}', workers=n, steps=2) for n in (0, 1))
+    assert [r['loss'] for r in one.metrics] == [r['loss'] for r in two.metrics]
+    weights, others = one.model.state_dict(), two.model.state_dict()
+    assert all(torch.equal(weights[k], others[k]) for k in weights)
+
+
+def test_a_run_that_is_there_is_set_aside(tmp_path):
+    old = trained(tmp_path, steps=1)
+    new = trained(tmp_path, steps=2)
+    assert load_run(tmp_path / 'run-1').metrics == old.metrics
+    assert load_run(tmp_path / 'run').metrics == new.metrics
+    with pytest.raises(ValueError, match='is not a run folder'):
+        pretrain(replace(BASE, out=tmp_path), TRAIN)  # a folder with other things in it
+
+
+@pytest.mark.parametrize(
+    'change, error',
+    [
+        (dict(vit=ViTConfig(32, 4, 48, 2, 3)), ValueError),
+        (dict(init='nowhere'), (ValueError, FileNotFoundError)),
+        (dict(init='run/model.safetensors', init_parts='all'), FileNotFoundError),
+        (dict(init_parts='all', out_dim=32), ValueError),
+    ],
+    ids=['another ViT', 'nowhere', 'no checkpoint', 'another head'],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, change, error):
+    trained(tmp_path, steps=1)
+    change = dict(init='run', out=tmp_path / 'bad') | change
+    change['init'] = str(tmp_path / change['init'])
+    with pytest.raises(error):
+        pretrain(replace(BASE, **change), TRAIN)
+    assert not (tmp_path / 'bad').exists()
+
+
+@pytest.mark.parametrize(
+    'change, words',
+    [(dict(gsd=10.0), 'a.jpg'), (dict(gsd=0.0), 'gsd'), (dict(gsd=float('nan')), 'nan')],
+    ids=['no pictures', 'GSD of 0', 'NaN'],
+)
+def test_tiles_that_cannot_be_used_are_refused(tmp_path, change, words):
+    spoilt = tmp_path / 'tiles'
+    spoilt.mkdir()
+    (spoilt / 'a.jpg').write_bytes(b'not a picture')
+    (spoilt / 'b.jpg').write_bytes(b'')
+    few = replace(BASE, data=spoilt, batch_size=1, held_out=0.0, check=True, out=tmp_path / 'bad')
+    with pytest.raises(ValueError, match='(?i)' + words):
+        pretrain(replace(few, **change))
+    assert not (tmp_path / 'bad').exists()
+
+
+def test_some_settings_may_change_on_the_way(tmp_path):
+    trained(tmp_path, steps=2, save_every=1)
+    again = dict(steps=2, save_every=1, resume=True)
+    for free in (dict(log_every=5), dict(workers=1), dict(lr=1e-3, allow_changes=True)):
+        trained(tmp_path, **again, **free)
+    with pytest.raises(ValueError, match='n_local') as refused:
+        trained(tmp_path, **again, lr=2e-3, views=view_preset('tiny', n_local=3))
+    assert 'lr: 0.001 -> 0.002' in str(refused.value)
+
+
+def test_dry_run_of_a_run_that_begins_coarse(tmp_path):
+    staged = replace(BASE, out=tmp_path / 'dry', coarse=0.5, coarse_sizes=(16, 8))
+    cost = dry_run(staged, TRAIN, steps=1)
+    assert cost.step_time > 0 and 0 <= cost.wait <= 1 and not (tmp_path / 'dry').exists()

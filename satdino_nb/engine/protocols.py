@@ -32,6 +32,7 @@ from satdino_nb.classify import (
 )
 from .backbone import PeerConfig, as_backbone
 from .gsd_readout import HEAD, MEASURES, compare_readouts, image_statistics
+from .neighbours import knn_predict
 from satdino_nb.engine.segmentation import (
     Masked,
     SegmentConfig,
@@ -44,6 +45,7 @@ from satdino_nb.engine.segmentation import (
     segment_report,
 )
 from .tiles import Tiles, cached_hws, collate
+from .training import pick_device
 from satdino_nb.features import (
     BASELINES,
     Features,
@@ -55,7 +57,6 @@ from satdino_nb.features import (
 )
 from ..finetune import FineTuneConfig, fine_tune, predict_classes
 from ..intervals import Estimate, Spread, bootstrap, over_seeds, share
-from ..pretrain import knn_predict, pick_device
 from ..views import MultiCrop, ViewConfig
 from ..vit import load_satdino
 

@@ -37,8 +37,8 @@ from satdino_nb.engine.protocols import (
     declines,
 )
 from .segmentation import iou_figure
+from .training import write_whole
 from ..intervals import Estimate, Spread, difference, over_seeds
-from ..pretrain import write_whole
 
 # %% ../../nbs/engine/07_report.ipynb #ask
 @dataclass(eq=False)  # two results are the same only if they are one

@@ -29,8 +29,8 @@ from .images import read_mask
 from .rasters import window_boxes
 from .scene_data import SceneDataset
 from .tiles import Tiles
+from .training import pick_device
 from ..intervals import Estimate, bootstrap, difference
-from ..pretrain import pick_device
 
 # %% ../../nbs/engine/07_4_segmentation.ipynb #masked
 class Masked(Dataset):
