@@ -66,12 +66,13 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument('--model', required=True, help='what `evaluate --models` takes')
     parser.add_argument('--splits', type=Path, required=True, help='folder of train/test tables')
+    parser.add_argument('--sets', nargs='*', help='of the samples and the splits; without: all')
     parser.add_argument('--out', type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name, (train, test) in splits(args.splits).items():
         out = args.out / name
-        if (out / 'results.json').is_file():
+        if (out / 'results.json').is_file() or (args.sets is not None and name not in args.sets):
             continue
         print(f'{name}: {len(train)} tiles to learn from, {len(test)} to judge', flush=True)
         report = evaluate({args.model: args.model}, train, test, PROTOCOLS, out)

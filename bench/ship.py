@@ -101,19 +101,19 @@ def curve_table(path: Path, every: int = 4) -> str:
 
 def results_text(folder: Path, name: str) -> str:
     "The card's section of results."
-    parts = [
-        'Percent, with 95 % intervals over test tiles (untrained: range over seeds).',
-        '',
-    ]
+    parts = ['Percent; 95 % intervals over images in brackets (untrained: range over seeds).', '']
     for key, title in SETS.items():
-        with (folder / key / 'results.csv').open() as f:
-            rows = list(csv.DictReader(f))
-        parts += [f'### {title}', '', accuracy_table(rows, name), '']
+        table = folder / key / 'results.csv'
+        if table.is_file():
+            rows = list(csv.DictReader(table.read_text().splitlines()))
+            parts += [f'### {title}', '', accuracy_table(rows, name), '']
     scenes = json.loads((folder / 'gsd_scenes.json').read_text())
     parts += ['### GSD of drawn scenes from worlds not seen in training', '', gsd_table(scenes)]
     parts += ['### Accuracy against samples seen', '']
     parts += ['EuroSAT, tiles of the training list that the run held out:', '']
     parts += [curve_table(folder / 'curve.jsonl')]
+    if not all((folder / key).is_dir() for key in SETS):
+        parts += ['', 'Test lists are asked once, when the run is done; they have not been yet.']
     return '\n'.join(parts)
 
 
@@ -135,6 +135,7 @@ def card(run: Path, name: str, folder: Path, weights: Path, **said) -> str:
             megabytes=weights.stat().st_size / 1e6,
             samples=steps * config['batch_size'],
             steps=steps,
+            planned=config['steps'],
             coarse=100 * config['coarse'],
             local=share(views['local_scale']),
             global_=share(views['global_scale']),

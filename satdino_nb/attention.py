@@ -243,7 +243,8 @@ def patch_pca(tokens: Tokens, components: int = 3) -> torch.Tensor:
 
         ax.imshow(patch_pca(model.tokens(x))[0])
     """
-    x = tokens.patches.float() - tokens.patches.float().mean(1, keepdim=True)
+    patches = tokens.patch_map.float().flatten(2).mT
+    x = patches - patches.mean(1, keepdim=True)
     u, s, vt = torch.linalg.svd(x, full_matrices=False)
     # a sign that does not depend on the solver
     sign = torch.gather(vt, 2, vt.abs().argmax(2, keepdim=True)).sign().mT[:, :, :components]
@@ -260,11 +261,12 @@ def patch_similarity(tokens: Tokens, row: int, column: int) -> torch.Tensor:
 
         patch_similarity(model.tokens(x), 8, 8)[0, 8, 8]   # 1.0: to itself
     """
-    h, w = tokens.grid
+    patches = tokens.patch_map.float()
+    h, w = patches.shape[2:]
     if not (0 <= row < h and 0 <= column < w):
         raise ValueError(f'patch ({row}, {column}) is outside the grid of {h} x {w}')
-    x = F.normalize(tokens.patches.float(), dim=-1)
-    return (x @ x[:, row * w + column, :, None]).squeeze(-1).unflatten(-1, tokens.grid)
+    x = F.normalize(patches, dim=1)
+    return torch.einsum('bdhw,bd->bhw', x, x[:, :, row, column])
 
 # %% ../nbs/08_attention.ipynb #patch-figure
 def patch_figure(

@@ -230,16 +230,18 @@ def metres_per_degree(latitude: float) -> tuple[float, float]:
 
     - `latitude`: in degrees, north positive.
 
-    Series in cosines of multiples of the latitude, for arcs of the WGS 84 ellipsoid.
+    Radii of curvature of the WGS 84 ellipsoid: along the meridian, and of the circle of latitude
+    (Snyder 1987, *Map Projections: A Working Manual*, equations 4-18 and 4-20).
 
         metres_per_degree(60)   # (111412, 55800)
     """
+    equator = 6378137.0
+    eccentricity2 = 0.00669437999014
     f = math.radians(latitude)
-    north = (
-        111132.954 - 559.822 * math.cos(2 * f) + 1.175 * math.cos(4 * f) - 0.0023 * math.cos(6 * f)
-    )
-    east = 111412.84 * math.cos(f) - 93.5 * math.cos(3 * f) + 0.118 * math.cos(5 * f)
-    return north, east
+    curve = 1 - eccentricity2 * math.sin(f) ** 2
+    north = equator * (1 - eccentricity2) / curve**1.5
+    east = equator * math.cos(f) / math.sqrt(curve)
+    return math.radians(north), math.radians(east)
 
 # %% ../nbs/00_gsd.ipynb #metres-per-unit
 def metres_per_unit(crs, x: float, y: float) -> tuple[float, float]:

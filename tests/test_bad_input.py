@@ -548,3 +548,21 @@ def test_georeferenced_tiles_cross_to_workers(tif):
         torch.cat([b.images for b in loader]), torch.stack([tiles[i].image for i in range(4)])
     )
     assert channel_stats(tiles).mean[0] == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_a_model_cannot_answer_is_said():
+    "A summary without patches, a GSD token without a read-out, and no images to measure."
+    from satdino_nb.attention import patch_pca, patch_similarity
+    from satdino_nb.engine.images import image_stats
+    from satdino_nb.vit import SatViT, ViTConfig
+
+    model = SatViT(ViTConfig(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=2)).eval()
+    x = torch.randn(1, 3, 16, 16)
+    for of_patches in (patch_pca, lambda t: patch_similarity(t, 0, 0)):
+        with pytest.raises(ValueError, match='only one vector per image'):
+            of_patches(model.summary(x))
+    model.gsd_head = None
+    with pytest.raises(ValueError, match='no read-out in metres.*fit_gsd_head'):
+        model.metres(model.tokens(x).gsd)
+    with pytest.raises(ValueError, match='no images'):
+        image_stats([])

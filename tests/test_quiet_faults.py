@@ -1,7 +1,6 @@
 """Faults that make no noise: each could come in with every other test still passing."""
 
 import csv
-import math
 import os
 
 import numpy as np
@@ -10,12 +9,14 @@ import torch
 from PIL import Image
 
 from satdino_nb.data import Windows, cache_tiles, folder_tiles, geotiff_tiles, table_tiles
+from satdino_nb.engine import forecast
+from satdino_nb.engine.forecast import timed_steps
+from satdino_nb.engine.segmentation import Crops, Masked
 from satdino_nb.features import extract_features
 from satdino_nb.finetune import Classifier, FineTuneConfig, fine_tune_groups
 from satdino_nb.gsd import metres_per_degree
-from satdino_nb.pretrain import PretrainConfig, dry_run, timed_steps
+from satdino_nb.pretrain import PretrainConfig, dry_run
 from satdino_nb.readout import MEASURES
-from satdino_nb.segment import Crops, Masked
 from satdino_nb.views import ViewConfig
 from satdino_nb.vit import SatViT, ViTConfig
 
@@ -34,12 +35,12 @@ def pictures(folder, n=4, size=16, seed=0):
 
 @pytest.mark.parametrize('latitude', [0, 10, -23.4, 37.5, 45, 60, -71, 85, 89.9])
 def test_metres_per_degree_are_those_of_the_ellipsoid(latitude):
-    "Every term of the series: the radii of curvature of WGS 84 in closed form, to 4 cm a degree."
-    a, e2, f = 6378137.0, 0.00669437999014, math.radians(latitude)
-    curve = 1 - e2 * math.sin(f) ** 2
-    north = math.pi / 180 * a * (1 - e2) / curve**1.5
-    east = math.pi / 180 * a * math.cos(f) / math.sqrt(curve)
-    assert metres_per_degree(latitude) == pytest.approx((north, east), abs=0.04)
+    "Every term: PROJ's geodesics over a thousandth of a degree north and east, to a millionth."
+    geod = pytest.importorskip('pyproj').Geod(ellps='WGS84')
+    d = 0.0005
+    north = geod.inv(0, latitude - d, 0, latitude + d)[2] * 1000
+    east = geod.inv(-d, latitude, d, latitude)[2] * 1000
+    assert metres_per_degree(latitude) == pytest.approx((north, east), rel=1e-6)
 
 
 def test_windows_need_their_share_of_valid_pixels(tmp_path):
@@ -146,13 +147,12 @@ def test_kept_features_are_those_of_the_files_as_they_are(tmp_path):
 
 def test_a_dry_run_reports_the_time_of_one_step(tmp_path, monkeypatch):
     "Eight steps that are said to take 16 seconds, half of it waiting: two seconds a step."
-    import satdino_nb.pretrain as module
 
     def stub(*args):
         timed_steps(*args)
         return 16.0, 8.0
 
-    monkeypatch.setattr(module, 'timed_steps', stub)
+    monkeypatch.setattr(forecast, 'timed_steps', stub)
     config = PretrainConfig(
         out=tmp_path / 'run',
         batch_size=2,

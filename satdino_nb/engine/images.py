@@ -202,7 +202,7 @@ class Normalisation:
 def image_stats(images: Iterable[torch.Tensor]) -> Normalisation:
     """Mean and standard deviation of each channel over all pixels of all `images`.
 
-    images: uint8 (C, H, W) each, of any sizes; one of them is held at a time.
+    images: uint8 (C, H, W) each, of any sizes; one of them is held at a time; `ValueError` for none
     """
     n, total, square = 0, 0, 0
     for image in images:
@@ -210,6 +210,8 @@ def image_stats(images: Iterable[torch.Tensor]) -> Normalisation:
         n = n + x.shape[1]
         total = total + x.sum(1)
         square = square + (x**2).sum(1)
+    if not n:
+        raise ValueError('no images to measure the mean and standard deviation of')
     mean = total / n
     std = (square / n - mean**2).clamp(min=1e-12).sqrt()
     return Normalisation(tuple(mean.tolist()), tuple(std.tolist()))
