@@ -87,7 +87,7 @@ def gsd_table(found: dict) -> str:
     return '\n'.join(parts)
 
 
-def curve_table(path: Path, every: int = 4) -> str:
+def curve_table(path: Path, every: int = 1) -> str:
     "Accuracy on held-out training tiles against samples seen, beside the opponents."
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     steps = sorted((r for r in rows if 'samples' in r), key=lambda r: r['samples'])
