@@ -30,6 +30,7 @@ from .loading import for_reading, run_tiles
 from satdino_nb.engine.recipe import (
     PretrainConfig,
     check_config,
+    check_resolved,
     read_config,
     resolve_config,
     save_config,
@@ -102,11 +103,12 @@ def build(
 ) -> SatDINO:
     """The student, teacher and objective of a run, on the CPU.
 
-    Drawn by `c.seed`, or begun from the weights of `c.init`; `c` is resolved.
+    Drawn by `c.seed`, or begun from the weights of `c.init`; `ValueError` unless `c` is resolved.
     `normalisation`: of the images. `device`: for attention that is fast there.
 
     Example: `build(c, channel_stats(train)).teacher.backbone`.
     """
+    check_resolved(c)
     torch.manual_seed(c.seed)
     backbone = (
         SatViT(c.vit, normalisation, drop_path_rate=c.drop_path)
