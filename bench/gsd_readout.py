@@ -197,7 +197,7 @@ def main():
         f'crops of {args.size}-256 px {to}': crops(tiles, args.size, 256),
         f'crops of {half}-256 px {to}': crops(tiles, half, 256),
     }
-    kept, _texts = {}, []
+    kept = {}
     for what, these in sets.items():
         text, kept[what] = report(what, results_of(these, models, args.size, args.seeds), 'shipped')
         print(text, '\n', flush=True)

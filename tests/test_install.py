@@ -83,6 +83,8 @@ def test_no_module_loads_what_it_is_not_about(module, tmp_path):
     }
     if module == 'gsd':
         assert 'torch' not in loaded
+    if module not in ('pretrain', 'evaluate'):
+        assert 'accelerate' not in loaded
 
 
 def test_wheel_holds_the_package_and_asks_for_no_developer_tools(repo, tmp_path):

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -174,15 +172,17 @@ def clip_gradients(
     return total
 
 # %% ../../nbs/engine/06_training.ipynb #on-main
-def on_main(accelerator: Accelerator | PartialState, work: Callable):
+def on_main(processes, work: Callable):
     """What `work()` gives, done by the main process alone and handed to all.
 
-    An error there is an error everywhere.
+    processes: accelerate's `Accelerator` or `PartialState`. An error there is an error everywhere.
     """
-    if accelerator.num_processes == 1:
+    from accelerate.utils import broadcast_object_list  # here: features load this room without it
+
+    if processes.num_processes == 1:
         return work()
     box = [None]
-    if accelerator.is_main_process:
+    if processes.is_main_process:
         try:
             box = [(work(), None)]
         except Exception as e:
