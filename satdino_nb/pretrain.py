@@ -144,14 +144,14 @@ def train_step(
     norm = clip_gradients(own.student.parameters(), c.clip_grad, c.clip_mode)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    own.update_teacher(now.momentum)
+    own.update_teacher(now.momentum, [l.scores for l in losses])
     return mean_losses(losses), norm
 
 # %% ../nbs/06_pretrain.ipynb #mean-losses
 def mean_losses(losses: Sequence[Losses]) -> Losses:
     """Losses of a batch from those of its parts, without gradient.
 
-    Answers `q` and features are those of the last part.
+    Answers `q`, features and scores are those of the last part.
 
     Example: `mean_losses([losses, losses]).total` is `losses.total`, detached.
     """
@@ -160,6 +160,7 @@ def mean_losses(losses: Sequence[Losses]) -> Losses:
         *(mean(n) for n in ('total', 'dino', 'gsd', 'gsd_mae', 'mean_mae')),
         losses[-1].q,
         losses[-1].features,
+        losses[-1].scores,
     )
 
 # %% ../nbs/06_pretrain.ipynb #loop
