@@ -120,6 +120,8 @@ def open_tiles(
     path = Path(source)
     kind = path.suffix.lower()
     if how is not None:
+        if callable(gsd):
+            raise ValueError(f'{path}: georeferenced files take one number as gsd, or none')
         return geotiff_tiles(path, gsd, how, on_error)
     if gsd is not None and kind in OWN_GSD:
         raise ValueError(f'{path}: {OWN_GSD[kind]}; do not pass another')

@@ -159,9 +159,9 @@ class SatViT(PositionedViT, Shared):
         return predicted.exp() if self.config.gsd_log else predicted
 
     @classmethod
-    def from_pretrained(cls, path_or_id: str | Path, **kw) -> 'SatViT':
-        "`load_satdino(path_or_id, **kw)`."
-        return load_satdino(path_or_id, **kw)
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kw) -> 'SatViT':
+        "`load_satdino(pretrained_model_name_or_path, **kw)`; the name is huggingface_hub's."
+        return load_satdino(pretrained_model_name_or_path, **kw)
 
     def load_pretrained(self, checkpoint_path, prefix: str = '') -> None:
         "timm's hook: load a checkpoint of any form."
@@ -218,7 +218,7 @@ def load_satdino(
         )
     model = SatViT(replace(w.config, **changes), w.normalisation, **{**timm_shape(w), **kw})
     install(model, w, strict)
-    if verbose and (model.report.missing or model.report.unexpected or model.report.reinterpreted):
+    if verbose and model.report and model.report.notable:
         print(model.report)
     return model.eval()
 

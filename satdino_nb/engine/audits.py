@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .images import ImageReadError, stretch
+from .images import ImageReadError, open_picture, stretch
 from .rasters import grid_hw
 from .tiles import IMAGE_SUFFIXES, read_table, same_but_case, walk
 from satdino_nb.gsd import (
@@ -75,8 +75,8 @@ def pixels_of(path) -> tuple[np.ndarray, str]:
             pass
         except OSError as e:
             raise ImageReadError(f'{path}: not a readable image ({e})') from e
-    with Image.open(path) as image:
-        return np.array(image), image.format
+    with open_picture(path) as image:
+        return np.array(image), image.format or ''
 
 # %% ../../nbs/engine/02_audits.ipynb #file-facts
 def file_facts(path, gsd: float | Callable | None = None) -> FileFacts:
@@ -97,7 +97,7 @@ def file_facts(path, gsd: float | Callable | None = None) -> FileFacts:
         return facts
     facts.dtype = str(pixels.dtype)
     facts.blank = bool((pixels == pixels.flat[0]).all())
-    facts.digest = hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=12).hexdigest()
+    facts.digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=12).hexdigest()
     located = False
     if facts.format == 'GTiff':
         facts.format, facts.bands = 'TIFF', len(pixels)
@@ -138,7 +138,7 @@ def view_gsds(
     gsds: (N,), metres per pixel. hws: (N, 2), height and width in pixels.
     scale: range of area fractions, of which `steps` are taken. size: pixels of the view.
     """
-    area = np.linspace(*scale, steps)
+    area = np.linspace(scale[0], scale[1], steps)
     side = np.sqrt(area * np.prod(np.asarray(hws, dtype=float), 1)[:, None])
     return np.asarray(gsds, dtype=float)[:, None] * side / size, float((side < size).mean())
 
@@ -168,7 +168,7 @@ class Audit:
     @property
     def copies(self) -> list:
         "Groups of paths with equal pixels."
-        groups = {}
+        groups: dict[tuple, list] = {}
         for f in self.good:
             groups.setdefault((f.digest, f.hw), []).append(f.path)
         return [g for g in groups.values() if len(g) > 1]
@@ -196,13 +196,17 @@ def audit(
     >>> found = audit('tiles', gsd=10)
     >>> found.unreadable, found.copies
     """
-    start, path, rest = time.perf_counter(), Path(path), ({}, [], [])
+    start = time.perf_counter()
+    path = Path(path)
+    rest: tuple[dict, list, list] = ({}, [], [])
     if path.is_dir():
-        files, *rest = walk(path)
+        files, others, closed, links = walk(path)
+        rest = (others, closed, links)
     else:
         table = [r for r in read_table(path) if 'file' in r]
-        rows = {str(path.parent / str(r['file'])): r.get('gsd') for r in table}
-        files, gsd = list(rows), gsd or (lambda p: rows[str(p)])
+        rows = {path.parent / str(r['file']): r.get('gsd') for r in table}
+        files = list(rows)
+        gsd = gsd or (lambda p: rows[Path(p)])
     if not files:
         raise ValueError(f'{path}: no images below it ({", ".join(sorted(IMAGE_SUFFIXES))})')
     with ThreadPoolExecutor(workers) as pool:
@@ -253,7 +257,8 @@ def view_rows(a: Audit) -> list[tuple]:
     known = [f for f in a.good if f.gsd]
     rows = []
     for name, (scale, size) in a.views.items() if known else ():
-        gsds, enlarged = view_gsds([f.gsd for f in known], [f.hw for f in known], scale, size)
+        own = np.array([f.gsd for f in known])
+        gsds, enlarged = view_gsds(own, np.array([f.hw for f in known]), scale, size)
         fractions = f'{scale[0]:g} to {scale[1]:g}'
         rows.append((name, fractions, f'{size}', span(gsds), f'{enlarged:.0%}'))
     return rows
@@ -332,7 +337,7 @@ def preview(path, size: int = 160) -> Image.Image:
     """
     pixels, form = pixels_of(path)
     if form != 'GTiff' and pixels.dtype == np.uint8:
-        with Image.open(path) as image:
+        with open_picture(path) as image:
             pixels = np.array(image.convert('RGB'))  # of a palette, say
     if form != 'GTiff':
         pixels = np.atleast_3d(pixels).transpose(2, 0, 1)

@@ -11,17 +11,17 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 # %% ../../nbs/engine/04_backbone.ipynb #libraries
 import torch
-from timm.layers import PatchEmbed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.layers import Attention, PatchEmbed
+from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional as F
 
 from .images import Normalisation
-from .weights import resample_positions
+from .weights import Described, resample_positions
 
 # %% ../../nbs/engine/04_backbone.ipynb #tokens
 @dataclass
@@ -44,8 +44,13 @@ class Tokens:
 class BackboneConfig(Protocol):
     "What is asked of a backbone's shape: `ViTConfig` and `PeerConfig` have it."
 
-    img_size: int  # side of its native input in pixels
-    embed_dim: int | None  # width of its features; None where the network does not say
+    @property
+    def img_size(self) -> int:
+        "Side of its native input in pixels."
+
+    @property
+    def embed_dim(self) -> int | None:
+        "Width of its features; None where the network does not say."
 
 
 class BackboneProtocol(Protocol):
@@ -54,12 +59,29 @@ class BackboneProtocol(Protocol):
     Example: `model.tokens(model.normalisation(images)).cls` are features `(B, D)` of any of them.
     """
 
-    normalisation: Normalisation  # makes its input `(B, C, H, W)` from uint8, or float from 0 to 1
-    config: BackboneConfig
-    num_prefix_tokens: int  # tokens without a patch in front of its sequence
-    gsd_head: nn.Module | None  # reads metres per pixel off GSD tokens; None without a read-out
-    linear_head: nn.Module | None  # classifier on CLS that came with the weights, if any
-    classes: tuple | None  # the names of that classifier's classes
+    @property
+    def normalisation(self) -> Normalisation:
+        "Makes its input `(B, C, H, W)` from uint8, or float from 0 to 1."
+
+    @property
+    def config(self) -> BackboneConfig:
+        "Its shape."
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        "Number of tokens without a patch in front of its sequence."
+
+    @property
+    def gsd_head(self) -> nn.Module | None:
+        "Reads metres per pixel off GSD tokens; None without a read-out."
+
+    @property
+    def linear_head(self) -> nn.Module | None:
+        "Classifier on CLS that came with the weights, if any."
+
+    @property
+    def classes(self) -> tuple | None:
+        "The names of that classifier's classes."
 
     def tokens(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> 'Tokens':
         """Output tokens of normalised images `x` `(B, C, H, W)`.
@@ -72,10 +94,18 @@ class BackboneProtocol(Protocol):
         "CLS features `(B, D)` of normalised images `x` `(B, C, H, W)`."
 
 
-FACE = (*BackboneProtocol.__annotations__, 'tokens')
+FACE = (
+    'normalisation',
+    'config',
+    'num_prefix_tokens',
+    'gsd_head',
+    'linear_head',
+    'classes',
+    'tokens',
+)
 
 
-def is_backbone(network: Any) -> bool:
+def is_backbone(network: Any) -> TypeGuard[BackboneProtocol]:
     "Whether `network` answers `BackboneProtocol`; example: `is_backbone(SatViT())` is True."
     return callable(network) and all(hasattr(network, name) for name in FACE)
 
@@ -97,7 +127,9 @@ class Backbone(nn.Module):
     call: further arguments of each call.
     """
 
-    gsd_head = linear_head = classes = None
+    gsd_head: nn.Module | None = None
+    linear_head: nn.Module | None = None
+    classes: tuple | None = None
 
     def __init__(
         self,
@@ -178,7 +210,7 @@ def map_tokens(net: Callable, f: torch.Tensor, pooled: torch.Tensor | None) -> T
     if getattr(net, 'output_fmt', None) == 'NHWC':
         f = f.permute(0, 3, 1, 2)
     cls = f.mean((2, 3)) if pooled is None else pooled
-    return Tokens(cls, None, f.flatten(2).transpose(1, 2), tuple(f.shape[-2:]))
+    return Tokens(cls, None, f.flatten(2).transpose(1, 2), (f.shape[-2], f.shape[-1]))
 
 # %% ../../nbs/engine/04_backbone.ipynb #peer-grid
 def peer_grid(net, x: torch.Tensor, patches: torch.Tensor) -> tuple[int, int]:
@@ -202,8 +234,12 @@ def peer_tokens_at(peer: Backbone, x: torch.Tensor, gsd: torch.Tensor) -> Tokens
 
     As an argument it gets all at once; as an attribute (Scale-MAE's `res`), each GSD in turn.
     """
-    net, name = peer.network, peer.gsd_name
-    rows, parts = [], []
+    net = peer.network
+    name = peer.gsd_name
+    if name is None:
+        raise ValueError('this network does not read the GSD')
+    rows: list[torch.Tensor] = []
+    parts: list[Tokens] = []
     if name in peer_arguments(net):
         return peer_tokens(peer, x, {**peer.call, name: gsd.to(x)})
     before = getattr(net, name)
@@ -215,10 +251,9 @@ def peer_tokens_at(peer: Backbone, x: torch.Tensor, gsd: torch.Tensor) -> Tokens
     finally:
         setattr(net, name, before)
     back = torch.cat(rows).argsort()
-    join = lambda v: None if v[0] is None else torch.cat(v)[back]
-    return Tokens(
-        join([p.cls for p in parts]), None, join([p.patches for p in parts]), parts[0].grid
-    )
+    cls = torch.cat([p.cls for p in parts])[back]
+    patches = [p.patches for p in parts if p.patches is not None]
+    return Tokens(cls, None, torch.cat(patches)[back] if patches else None, parts[0].grid)
 
 
 def peer_arguments(net: Callable) -> set:
@@ -307,7 +342,7 @@ class CheckedPatchEmbed(PatchEmbed):
         return super().forward(x)
 
 # %% ../../nbs/engine/04_backbone.ipynb #positionedvit
-class PositionedViT(VisionTransformer):
+class PositionedViT(Described):
     "timm ViT whose positions follow `config.pos_interp` at other sizes."
 
     def _pos_embed(self, x: torch.Tensor) -> torch.Tensor:
@@ -354,6 +389,8 @@ class SatBlock(Block):
 
     Source: attention (arXiv 1706.03762, equation 1) needs only the queries that are asked for.
     """
+
+    attn: Attention
 
     def forward(self, x: torch.Tensor, *args, first: int | None = None, **kw) -> torch.Tensor:
         if first is None:

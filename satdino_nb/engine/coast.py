@@ -376,7 +376,10 @@ def ship(canvas, rng, y, x, degrees, length=120.0) -> None:
     put(
         canvas,
         raised(
-            rects(*bridge, 0.8 * wide, 10.0, degrees), 14.0, ink((222, 222, 216), 'vehicle'), sun
+            rects(bridge[0], bridge[1], 0.8 * wide, 10.0, degrees),
+            14.0,
+            ink((222, 222, 216), 'vehicle'),
+            sun,
         ),
     )
 

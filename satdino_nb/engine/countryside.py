@@ -72,7 +72,7 @@ def draw_forest(world, rng, h, w, fine) -> tuple:
     )
     ground = [
         polygons(rects(0, 0, h, w), FLOOR),
-        polygons(blobs(rng, *at, reach, 18, 0.35), grass_of(world, 0.8)),
+        polygons(blobs(rng, at[0], at[1], reach, 18, 0.35), grass_of(world, 0.8)),
     ]
     crowns = [edge, trees(rng, y[on], x[on], r[on], **look)] + (
         beyond(edge, h, w, pitch) if fine < 2 else []

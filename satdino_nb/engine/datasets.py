@@ -7,16 +7,15 @@ __all__ = ['FMOW_CLASSES', 'DatasetTiles', 'fmow_tiles']
 
 # %% ../../nbs/engine/02_datasets.ipynb #datasets-imports
 import json
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from .images import ImageReadError, as_uint8
+from .images import ImageReadError, as_uint8, picture_hw
 from .tiles import Tile, Tiles, files_below, gather
 from ..gsd import crop_gsd
 
@@ -52,9 +51,11 @@ class DatasetTiles(Tiles):
         self.dataset = dataset
         self.channels = channels
         self.limits = limits
+        if not isinstance(dataset, Sized):
+            raise TypeError(f'a {type(dataset).__name__} has no length; a map-style data set has')
         n = len(dataset)
         gsd = getattr(dataset, 'gsds', None) if gsd is None else gsd
-        paths, labels = listed_items(dataset)
+        paths, labels = listed_items(dataset, n)
         super().__init__(
             paths,
             [gsd] * n if gsd is None or np.ndim(gsd) == 0 else list(gsd),
@@ -80,12 +81,12 @@ class DatasetTiles(Tiles):
         return Tile(image, self.gsds[i], label if self.labels[i] is None else self.labels[i], path)
 
 # %% ../../nbs/engine/02_datasets.ipynb #datasets-items-code
-def listed_items(dataset: Dataset) -> tuple[list, list | None]:
+def listed_items(dataset: Dataset, n: int) -> tuple[list, list | None]:
     "`(paths, labels)` of all items, from the lists that torchvision's data sets keep, or names."
     samples = getattr(dataset, 'samples', None) or getattr(dataset, 'imgs', None)
     if samples:
         return [s[0] for s in samples], [s[1] for s in samples]
-    names = [f'{type(dataset).__name__}[{i}]' for i in range(len(dataset))]
+    names = [f'{type(dataset).__name__}[{i}]' for i in range(n)]
     return names, [int(y) for y in getattr(dataset, 'targets', ())] or None
 
 
@@ -94,7 +95,8 @@ def image_and_label(sample) -> tuple:
     if isinstance(sample, dict):
         image, label = sample.get('image'), sample.get('label')
     elif isinstance(sample, (tuple, list)):
-        image, label, *_ = (*sample, None)
+        image = sample[0] if len(sample) else None
+        label = sample[1] if len(sample) > 1 else None
     else:
         image, label = sample, None
     if isinstance(label, torch.Tensor):
@@ -171,8 +173,7 @@ def fmow_feature_rows(meta: Path) -> list[dict]:
     f = json.loads(meta.read_text())
     if not path.is_file():
         return [dict(path=path, problem=f'{path}: no such file, though {meta.name} is there')]
-    with Image.open(path) as image:
-        out_hw = image.height, image.width
+    out_hw = picture_hw(path)
     w, h, image_w, image_h = f[35:39]
     middle = ((image_w - w) // 2, (image_h - h) // 2, w, h)  # its true position is not known
     box = fmow_box(middle, (int(image_h), int(image_w)))

@@ -417,7 +417,7 @@ def ready(batches) -> Drawing:
     inks, ops = np.concatenate([b.inks for b in batches]), np.concatenate([b.ops for b in batches])
     luck = (np.arange(1, len(ops) + 1) * 0.6180339887) % 1  # spread evenly over 0..1
     if not len(ops):
-        return Drawing(points, points, counts, points, *[luck] * 4, inks, ops)
+        return Drawing(points, points, counts, points, luck, luck, luck, luck, inks, ops)
     low, high = [f.reduceat(points, counts.cumsum() - counts) for f in (np.minimum, np.maximum)]
     inset, areas, around = corners_in(points, counts)
     return Drawing(
@@ -599,9 +599,11 @@ def stamp(canvas: Canvas, content: tuple, cell: tuple, base: tuple, grain: float
     Drawn twice as fine above `grain` metres.
     """
     corners = rects(0, 0, *cell)[0] @ canvas.turn
-    hw = [int(v) + 3 for v in np.ptp(corners, axis=0) / canvas.step]
+    extent = np.ptp(corners, axis=0) / canvas.step
+    hw = (int(extent[0]) + 3, int(extent[1]) + 3)
     factor = max(min(2, math.ceil(canvas.step / grain)), math.ceil(canvas.step / COARSEST))
-    small = new_canvas(canvas.world, (0, 0), canvas.step / factor, [v * factor for v in hw], base)
+    fine = (hw[0] * factor, hw[1] * factor)
+    small = new_canvas(canvas.world, (0, 0), canvas.step / factor, fine, base)
     for part in content:
         put(small, part)
     mask = Image.new('1', (hw[1], hw[0]))
@@ -622,7 +624,9 @@ def cells_in_view(canvas: Canvas, cell: tuple, variants: int, keep=None) -> list
         for low, high, s in ((y0, y1, h), (x0, x1, w))
     ]
     i, j = [v.ravel() for v in np.meshgrid(i, j, indexing='ij')]
-    y, x, k = (i + 0.5) * h, (j + 0.5) * w, pick(canvas.world.seed, i, j, variants)
+    y = (i + 0.5) * h
+    x = (j + 0.5) * w
+    k = np.asarray(pick(canvas.world.seed, i, j, variants))
     size = np.array([canvas.image.height, canvas.image.width]) * canvas.step
     near = (
         abs(np.stack([y, x], -1) @ canvas.turn - canvas.middle) < size / 2 + np.hypot(h, w) / 2 + 8
@@ -675,7 +679,7 @@ def near(canvas, cell: float, reach: float = 0.0) -> list:
     ]
 
 
-def along(canvas, cell: float, reach: float = 0.0) -> list:
+def along(canvas, cell: float, reach: float = 0.0) -> range:
     """Indices of stretches of `cell` metres of the local x axis that are in view, or within
     `reach` metres of it.
     """

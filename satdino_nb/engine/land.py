@@ -197,7 +197,7 @@ def to_pil(image: torch.Tensor) -> Image.Image:
     """
     if image.ndim == 3:
         return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-    picture = Image.new('P', image.shape[::-1])
+    picture = Image.new('P', (image.shape[1], image.shape[0]))
     picture.putdata(image.flatten().tolist())
     picture.putpalette([v for colour in MASK_COLOURS for v in colour])
     return picture

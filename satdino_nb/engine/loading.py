@@ -83,7 +83,7 @@ def for_reading(train: Tiles, c: PretrainConfig) -> Tiles:
     )
     if c.cache is not None:
         train = cache_tiles(train, c.cache)
-    elif type(train) is Tiles and train.size is None:
+    elif train.plain_files:
         train = for_views(train, c.views.ranges())
     if c.shuffle_gsd:
         train = train.subset(range(len(train)))

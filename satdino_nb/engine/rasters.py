@@ -228,6 +228,7 @@ def geotiff_tiles(
         raise ValueError(f'{path}: all {empty} windows lack data (min_valid is {how.min_valid})')
     make = lambda **columns: GeoTiles(**columns, bands=bands, limits=limits)
     tiles = gather(rows, classes, on_error, path, make)
+    assert isinstance(tiles, GeoTiles)
     tiles.left_out += empty
     return tiles
 
@@ -246,12 +247,13 @@ def footprints(tiles: Tiles) -> list:
 
     Clockwise from the upper left; None for a tile without coordinates. Needs rasterio.
     """
-    out = [None] * len(tiles)
+    out: list[np.ndarray | None] = [None] * len(tiles)
     for path in dict.fromkeys(tiles.paths) if isinstance(tiles, GeoTiles) else ():
-        here = [i for i, p in enumerate(tiles.paths) if p == path]
+        boxed = {i: tiles.boxes[i] for i, p in enumerate(tiles.paths) if p == path}
+        here = [i for i, box in boxed.items() if box]
         corners = [
             [(t, l), (t, l + w), (t + h, l + w), (t + h, l)]
-            for t, l, h, w in (tiles.boxes[i] for i in here)
+            for t, l, h, w in (box for box in boxed.values() if box)
         ]
         for i, ring in zip(here, lonlat(path, np.array(corners, dtype=float).reshape(-1, 2))):
             out[i] = ring

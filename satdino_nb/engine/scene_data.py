@@ -22,7 +22,7 @@ from ..gsd import check_gsd
 
 # %% ../../nbs/engine/01_scene_data.ipynb #checksum
 def checksum(picture: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(picture)) | 1  # never 0
+    return zlib.crc32(np.ascontiguousarray(picture).data) | 1  # never 0
 
 
 def claim(folder: Path, card: dict) -> None:
@@ -48,7 +48,9 @@ class Kept:
     """
 
     def __init__(self, folder, length: int, shape: tuple, card: dict):
-        self.folder, self.shape, self.maps = Path(folder), (length, *shape), None
+        self.folder = Path(folder)
+        self.shape = (length, *shape)
+        self.maps: tuple[np.memmap, np.memmap] | None = None
         claim(self.folder, card)
         for name, size in (('scenes.u8', math.prod(self.shape)), ('checks.u4', 4 * length)):
             with open(self.folder / name, 'ab') as f:
@@ -57,7 +59,7 @@ class Kept:
     def __getstate__(self):
         return self.__dict__ | {'maps': None}  # every process opens its own
 
-    def open(self) -> tuple:
+    def open(self) -> tuple[np.memmap, np.memmap]:
         """Memory maps.
 
         The pictures `(N, ...)` and their checksums `(N,)`, 0 for what has not been made.

@@ -84,10 +84,11 @@ def octaves(centre, gsd: float, hw: tuple, spacings, seed: int, stretch: float =
         total += octave(centre, gsd, hw, s, seed + k, stretch)
     if not far:
         return total
-    small = [n // 4 + 4 for n in hw]
-    broad = Image.fromarray(
-        sum(octave(centre, 4 * gsd, small, s, seed + k, stretch) for k, s in far)
-    )
+    small = (hw[0] // 4 + 4, hw[1] // 4 + 4)
+    coarse = np.zeros(small, np.float32)
+    for k, s in far:
+        coarse += octave(centre, 4 * gsd, small, s, seed + k, stretch)
+    broad = Image.fromarray(coarse)
     (top, bottom), (left, right) = [(n / 2 - m / 8, n / 2 + m / 8) for n, m in zip(small, hw)]
     return total + np.asarray(
         broad.resize((hw[1], hw[0]), Image.Resampling.BICUBIC, box=(left, top, right, bottom))
@@ -130,7 +131,10 @@ def fractal_noise(world: World, centre, gsd: float, hw: tuple) -> np.ndarray:
     ).random()  # no scale is a special one, not even powers of two
     low, high = math.log2(FADED * gsd) - start, math.log2(2 * max(hw) * gsd) - start
     powers = range(math.ceil(low), math.ceil(high))
-    return sum(octave(centre, gsd, hw, 2.0 ** (k + start), world.seed * 11 + 5 * k) for k in powers)
+    total = np.zeros(hw, np.float32)
+    for k in powers:
+        total += octave(centre, gsd, hw, 2.0 ** (k + start), world.seed * 11 + 5 * k)
+    return total
 
 # %% ../../nbs/engine/01_texture.ipynb #mixture
 # by material: strength of fine, medium and broad noise and of ripples

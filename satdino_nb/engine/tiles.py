@@ -20,7 +20,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,6 +94,9 @@ def check_weights(weights: Sequence, paths: Sequence) -> list:
 class Tiles(Dataset):
     """A map-style data set of `Tile`s: a list for each of its columns, all of one length.
 
+    A subclass may read otherwise (`pixels`), give other tiles (`__getitem__`) or have more
+    `columns`; `subset`, `split_tiles`, `for_views` and `cache_tiles` keep what it does.
+
     paths: the file of each tile.
     gsds: metres per pixel; None: unknown. Zero, negative and absurd numbers are a `ValueError`.
     labels: number of the class in `classes`; None: no class.
@@ -154,6 +159,11 @@ class Tiles(Dataset):
             for p, g in zip(self.paths, self.gsds)
         ]
         self.weights = check_weights(self.weights, self.paths)
+
+    @property
+    def plain_files(self) -> bool:
+        "Are its pictures (parts of) picture files at their own size, which may be cut or reduced?"
+        return type(self).pixels is Tiles.pixels and self.size is None
 
     def pixels(self, i: int) -> tuple[torch.Tensor, tuple]:
         """Tile `i` as uint8 (3, h, w), and the (H, W) in pixels that its GSD is meant for.
@@ -274,7 +284,10 @@ def walk(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path], dict
     Returns (files with one of `suffixes`, counts of other endings, folders that cannot be opened,
     links to folders).
     """
-    files, others, closed, links = [], Counter(), [], []
+    files: list[Path] = []
+    others: Counter[str] = Counter()
+    closed: list[str] = []
+    links: list[str] = []
     note = lambda e: closed.append(f'{e.filename}: {e.strerror}')
     for top, folders, names in os.walk(folder, onerror=note):
         folders[:] = [f for f in folders if not f.startswith('.')]
@@ -295,7 +308,7 @@ def files_below(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path
 
 def same_but_case(names: Iterable[str]) -> list[list]:
     "Groups of names that differ only in case or in surrounding blanks."
-    groups = {}
+    groups: dict[str, list] = {}
     for name in sorted(set(names)):
         groups.setdefault(name.strip().casefold(), []).append(name)
     return [g for g in groups.values() if len(g) > 1]
@@ -508,7 +521,9 @@ class MixedTiles(Tiles):
         self.parts = list(parts)
         self.threads = all(p.threads for p in parts)
         self.from_files = all(p.from_files for p in parts)
-        columns = {name: [v for p in parts for v in getattr(p, name)] for name in Tiles.columns}
+        columns: dict[str, Any] = {
+            name: [v for p in parts for v in getattr(p, name)] for name in Tiles.columns
+        }
         firsts = np.cumsum([0] + [len(p.classes) for p in parts])
         columns['labels'] = [
             None if y is None else int(k + y) for k, p in zip(firsts, parts) for y in p.labels
@@ -577,13 +592,15 @@ def mixture_weights(path, parts: Sequence[dict]) -> list[float] | None:
     given = [p.get('weight') for p in parts]
     if all(w is None for w in given):
         return None
+    weights: list[float] = []
     for n, (part, w) in enumerate(zip(parts, given), 1):
         if isinstance(w, bool) or not isinstance(w, (int, float)) or not 0 < w < math.inf:
             raise ValueError(
                 f'{path}, part {n} ({part["data"]}): weight {w!r}; '
                 'give every part a number above 0, or none of them'
             )
-    return given
+        weights.append(w)
+    return weights
 
 # %% ../../nbs/engine/02_tiles.ipynb #split-tiles
 def split_tiles(
@@ -599,7 +616,8 @@ def split_tiles(
     """
     if not 0 <= held_out < 1:
         raise ValueError(f'held_out must be at least 0 and below 1, got {held_out}')
-    rng, out = np.random.default_rng(seed), set()
+    rng = np.random.default_rng(seed)
+    out: set[int] = set()
     labels = np.array([-1 if y is None else y for y in tiles.labels])
     for members in split_units(tiles, labels, by):
         least = int(held_out > 0 and by != 'image')
@@ -699,22 +717,25 @@ def for_views(tiles: Tiles, views: dict | None) -> Tiles:
 # %% ../../nbs/engine/02_tiles.ipynb #cached-hws
 def cached_hws(tiles: Tiles) -> list[tuple]:
     "`(height, width)` of every tile as it would be cached, from boxes and file headers."
-    return [
-        tuple(tiles.size or (tiles.boxes[i] and tiles.boxes[i][2:]) or picture_hw(tiles.paths[i]))
-        for i in range(len(tiles))
-    ]
+    own = lambda path, box: picture_hw(path) if box is None else tuple(box[2:])
+    return [tiles.size or own(*part) for part in zip(tiles.paths, tiles.boxes)]
+
+
+def reader_of(tiles: Tiles) -> tuple:
+    "What decides how `tiles` are read, beside their files: the method, and attributes of its own."
+    method = type(tiles).pixels
+    common = {*tiles.columns, 'classes', 'left_out', 'views', 'parts'}
+    own = [(k, repr(v)) for k, v in sorted(vars(tiles).items()) if k not in common]
+    return method.__module__, method.__qualname__, own
 
 
 def fingerprint(tiles: Tiles) -> str:
-    "A hash of what decides the pixels of `tiles`: files with size and time, boxes, stretch."
+    "A hash of what decides the pixels of `tiles`: files with size and time, boxes, the reader."
     state = []
     for path, box in zip(tiles.paths, tiles.boxes):
         stat = os.stat(path)
         state.append((path, box, stat.st_size, stat.st_mtime_ns))
-    how = [
-        (t.size, getattr(t, 'bands', None), getattr(t, 'limits', None))
-        for t in (tiles, *getattr(tiles, 'parts', ()))
-    ]
+    how = [reader_of(t) for t in (tiles, *getattr(tiles, 'parts', ()))]
     return hashlib.blake2b(repr((state, how)).encode(), digest_size=16).hexdigest()
 
 
@@ -724,31 +745,48 @@ def cache_bytes(tiles: Tiles) -> int:
 
 # %% ../../nbs/engine/02_tiles.ipynb #cache-bytes
 class CachedTiles(Tiles):
-    """Tiles whose decoded pixels lie in one memory-mapped `file`.
+    """Tiles whose decoded pixels lie in one memory-mapped `file`, made by `with_pixels_in`.
 
     Its columns `hws` (height and width in pixels) and `offsets` (bytes) say where.
     """
 
+    file: Path
     hws: list[tuple]
     offsets: list[int]
     columns = (*Tiles.columns, 'hws', 'offsets')
 
-    def __init__(self, tiles: Tiles, file, hws: Sequence):
-        ends = np.cumsum([3 * h * w for h, w in hws])
-        super().__init__(
-            classes=tiles.classes,
-            hws=hws,
-            offsets=[0, *ends[:-1].tolist()],
-            **{name: getattr(tiles, name) for name in Tiles.columns},
-        )
-        self.file = Path(file)
-        self.left_out = tiles.left_out
+    def __reduce__(self):
+        "For copies and other processes, which make the class anew."
+        kind = next(c for c in type(self).__mro__ if not issubclass(c, CachedTiles))
+        return cached_as, (kind, self.__dict__.copy())
 
     def pixels(self, i: int) -> tuple[torch.Tensor, tuple]:
         "The pixels of tile `i`, uint8 (3, H, W), and (H, W)."
         h, w = self.hws[i]
         pixels = np.memmap(self.file, np.uint8, 'r', self.offsets[i], (h, w, 3))
         return torch.from_numpy(np.array(pixels)).permute(2, 0, 1), (h, w)
+
+
+@cache
+def cached_kind(kind: type[Tiles]) -> type[CachedTiles]:
+    "`kind` of tiles, but with pixels from a cache: what else it overrides stays."
+    extra = {'columns': (*kind.columns, 'hws', 'offsets'), '__module__': __name__}
+    return type(f'Cached{kind.__name__}', (CachedTiles, kind), extra)
+
+
+def cached_as(kind: type[Tiles], state: dict) -> CachedTiles:
+    "Tiles of a `kind` from a cache, with the attributes `state`."
+    # a class is hashable, whatever its instances are: mypy looks at these
+    tiles = object.__new__(cached_kind(kind))  # type: ignore[arg-type]
+    tiles.__dict__.update(state)
+    return tiles
+
+
+def with_pixels_in(file, tiles: Tiles, hws: Sequence) -> CachedTiles:
+    "The same `tiles` with pixels of `hws` (height, width) one after another in `file`."
+    ends = np.cumsum([3 * h * w for h, w in hws])
+    place = dict(file=Path(file), hws=list(hws), offsets=[0, *ends[:-1].tolist()])
+    return cached_as(type(tiles), {**vars(tiles), **place, 'size': None, 'views': None})
 
 # %% ../../nbs/engine/02_tiles.ipynb #cache-tiles
 def cache_tiles(tiles: Tiles, folder, workers: int = 2) -> CachedTiles:
@@ -761,14 +799,19 @@ def cache_tiles(tiles: Tiles, folder, workers: int = 2) -> CachedTiles:
     """
     if not tiles.from_files:
         raise ValueError('only tiles from files can be cached; this data set has its own ways')
+    if isinstance(tiles, CachedTiles):
+        return tiles
     if tiles.views:
         tiles = for_views(tiles, None)  # whole pictures are kept
-    folder, mark = Path(folder), fingerprint(tiles)
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    file, note = folder / f'{mark}.pixels', folder / f'{mark}.json'
+    mark = fingerprint(tiles)
+    file = folder / f'{mark}.pixels'
+    note = folder / f'{mark}.json'
     if note.is_file():
-        return CachedTiles(tiles, file, [tuple(hw) for hw in json.loads(note.read_text())])
-    cached = CachedTiles(tiles, file, cached_hws(tiles))
+        hws = [tuple(hw) for hw in json.loads(note.read_text())]
+        return with_pixels_in(file, tiles, hws)
+    cached = with_pixels_in(file, tiles, cached_hws(tiles))
     need = 3 * sum(h * w for h, w in cached.hws)
     free = shutil.disk_usage(folder).free
     if need > free:
@@ -788,8 +831,14 @@ def write_pixels(tiles: Tiles, cached: CachedTiles, need: int, workers: int) -> 
     pixels = np.memmap(part, np.uint8, 'w+', shape=(need,))
 
     def write(i):
-        start, (h, w) = cached.offsets[i], cached.hws[i]
-        pixels[start : start + 3 * h * w] = tiles.image(i).permute(1, 2, 0).numpy().ravel()
+        start = cached.offsets[i]
+        image = tiles.pixels(i)[0]
+        if tuple(image.shape) != (3, *cached.hws[i]):
+            raise ValueError(
+                f'{tiles.paths[i]}: pixels {tuple(image.shape)}, but (3, *{cached.hws[i]}) by its '
+                'header or box; only tiles that keep the size of their files can be cached'
+            )
+        pixels[start : start + image.numel()] = image.permute(1, 2, 0).numpy().ravel()
 
     with ThreadPoolExecutor(workers if tiles.threads else 1) as pool:
         list(tqdm(pool.map(write, range(len(tiles))), 'decoding', len(tiles), leave=False))

@@ -39,7 +39,7 @@ from satdino_nb.engine.drawing import (
 )
 
 # %% ../../nbs/engine/01_town.ipynb #roads-around
-def roads_around(h, w, width, path=1.8) -> list:
+def roads_around(h, w, width, path=1.8) -> tuple[list, tuple]:
     "Half a street along every side of a cell, with pavements, centre dashes and junctions."
     dash = [rects([-h / 2, h / 2], x, 0.15, 2.0) for x in np.arange(-w / 2 + 9, w / 2 - 8, 6.0)] + [
         rects(y, [-w / 2, w / 2], 2.0, 0.15) for y in np.arange(-h / 2 + 9, h / 2 - 8, 6.0)
@@ -159,7 +159,8 @@ def draw_green(world, rng, h, w, fine) -> tuple:
     ground, (ih, iw) = roads_around(h, w, 7.0)
     n, slope = int(ih * iw / 130), math.degrees(math.atan2(ih, iw))
     lawn = ink(grass_of(world)[:3], 'turf')
-    pond = blobs(rng, *rng.uniform(-0.12, 0.12, 2) * (ih, iw), 0.18 * ih, 20, 0.3)
+    middle = rng.uniform(-0.12, 0.12, 2) * (ih, iw)
+    pond = blobs(rng, middle[0], middle[1], 0.18 * ih, 20, 0.3)
     ground += [
         polygons(rects(0, 0, ih, iw), lawn),
         polygons(rects(0, 0, 2.2, math.hypot(ih, iw) * 0.97, [slope, -slope]), TRACK),
@@ -302,7 +303,7 @@ def flat_roof(world, rng, y, x, h, w, height, colour) -> list:
     )
 
 # %% ../../nbs/engine/01_town.ipynb #tanks
-def tanks(world, rng, h, w) -> list:
+def tanks(world, rng, h, w) -> tuple[list, list]:
     "Batches of a tank farm in h by w metres."
     r = rng.uniform(8, 15)
     y, x = [

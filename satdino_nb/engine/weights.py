@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'NEEDED', 'PUBLISHED', 'SHIPPED', 'HUB_ARGUMENTS', 'SUFFIXES', 'CARD', 'ViTConfig', 'vit_preset',
-           'released_positions', 'resample_positions', 'header_of', 'save_satdino', 'stored', 'safe_types',
+           'released_positions', 'resample_positions', 'Described', 'header_of', 'save_satdino', 'stored', 'safe_types',
            'read_checkpoint', 'unwrapped', 'pick_state', 'timm_names', 'check_is_vit', 'infer_config', 'Weights',
            'read_header', 'released_statistics', 'read_weights', 'LoadReport', 'fitted', 'install', 'take_over',
            'check_fit', 'known_names', 'shipped_file', 'hub_file', 'find_weights', 'file_in_folder', 'Shared',
@@ -31,6 +31,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
 from timm.models import build_model_with_cfg
 from timm.models._manipulate import adapt_input_conv
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from .datasets import FMOW_CLASSES
@@ -125,7 +126,19 @@ def resample_positions(
     return resample_abs_pos_embed(pos_embed, list(grid), native, n_prefix)
 
 # %% ../../nbs/engine/04_weights.ipynb #header-of
-def header_of(model: nn.Module) -> dict:
+class Described(VisionTransformer):
+    "A timm ViT that says what it is: what these rooms ask of a `SatViT`."
+
+    pos_embed: nn.Parameter  # (1, prefix tokens + patches, D); timm's may also do without
+    config: ViTConfig
+    normalisation: Normalisation
+    gsd_head: nn.Linear | None  # reads metres per pixel off GSD tokens; None without a read-out
+    linear_head: nn.Linear | None  # classifier on CLS that came with the weights, if any
+    classes: tuple | None  # the names of its classes
+    report: 'LoadReport | None'  # what became of each tensor of a file
+
+
+def header_of(model: Described) -> dict:
     "What a saved `model` says of itself: config, normalisation, class names if any."
     return dict(
         config=asdict(model.config),
@@ -134,7 +147,7 @@ def header_of(model: nn.Module) -> dict:
     )
 
 
-def save_satdino(model: nn.Module, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+def save_satdino(model: Described, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a model with its config and normalisation to one safetensors file.
 
     model: a `SatViT`.
@@ -385,6 +398,11 @@ class LoadReport:
     unexpected: tuple = ()  # names in the file that were not used
     reinterpreted: tuple = ()  # what was renamed or reordered
 
+    @property
+    def notable(self) -> bool:
+        "Is anything in it worth a word?"
+        return bool(self.missing or self.unexpected or self.reinterpreted)
+
     def __str__(self):
         def groups(names):
             return ', '.join(
@@ -405,10 +423,11 @@ class LoadReport:
         )
 
 # %% ../../nbs/engine/04_weights.ipynb #fitted
-def fitted(w: Weights, model: nn.Module) -> dict:
+def fitted(w: Weights, model: Described) -> dict:
     "State of `w` for `model`'s input size, channels and classes where they differ, as timm does."
     state = dict(w.state)
-    stem, c = 'patch_embed.proj.weight', model.config
+    stem = 'patch_embed.proj.weight'
+    c = model.config
     if c.img_size != w.config.img_size and c.patch_size == w.config.patch_size:
         state['pos_embed'] = resample_positions(
             state['pos_embed'], model.patch_embed.grid_size, model.num_prefix_tokens, c.pos_interp
@@ -427,7 +446,7 @@ def fitted(w: Weights, model: nn.Module) -> dict:
     return state
 
 # %% ../../nbs/engine/04_weights.ipynb #install
-def install(model: nn.Module, w: Weights, strict: bool = True) -> None:
+def install(model: Described, w: Weights, strict: bool = True) -> None:
     """Load `w` into `model`, with its heads, classes, and rule for positions.
 
     strict: every tensor must find its place. `model.report` says what became of each.
@@ -446,9 +465,10 @@ def install(model: nn.Module, w: Weights, strict: bool = True) -> None:
     model.report = LoadReport(w.source, matched, tuple(missing), tuple(unexpected), w.reinterpreted)
 
 
-def take_over(model: nn.Module, w: Weights) -> None:
+def take_over(model: Described, w: Weights) -> None:
     "Give `model` what `w` has besides the network: heads to fill, classes, statistics, rules."
-    width, n = model.embed_dim, len(w.state.get('linear_head.bias', ()))
+    width = model.embed_dim
+    n = len(w.state.get('linear_head.bias', ()))
     metres = 'gsd_head.weight' in w.state
     model.linear_head = nn.Linear(width, n) if n else None
     model.classes = w.classes
@@ -618,17 +638,21 @@ class Shared(
     "Saving and sharing by huggingface_hub: `save_pretrained`, `push_to_hub`."
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        assert isinstance(self, Described)  # this class stands beside it
         save_satdino(self, save_directory / 'model.safetensors')
         (save_directory / 'config.json').write_text(json.dumps(header_of(self), indent=2) + '\n')
 
     def generate_model_card(self, **kw):
         "The card; `kw` may hold `data`, `gsd_range`, `recipe`, `results` (Markdown texts)."
-        c, n = self.config, self.normalisation
+        assert isinstance(self, Described)
+        c = self.config
+        n = self.normalisation
         shape = (
             f'patch {c.patch_size}, width {c.embed_dim}, {c.depth} blocks, '
             f'{c.num_heads} heads, {c.img_size} px'
         )
-        return super().generate_model_card(
+        return PyTorchModelHubMixin.generate_model_card(
+            self,
             shape=shape,
             width=c.embed_dim,
             mean=n.mean,
