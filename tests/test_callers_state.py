@@ -52,7 +52,7 @@ def use_tiles(folder):
 def use_scenes(folder):
     scene('sea', 0, 2.0)
     data = SceneDataset(4, size=32)
-    list(data[i] for i in range(len(data)))
+    assert len([data[i] for i in range(len(data))]) == 4
 
 
 def use_vit(folder):
