@@ -7,7 +7,7 @@ __all__ = ['coverage', 'segment_figure', 'tick_figure', 'picture_row', 'views_fi
 
 # %% ../../nbs/engine/03_view_pictures.ipynb #imports
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # %% ../../nbs/engine/03_view_pictures.ipynb #coverage
+def _measured(areas: np.ndarray, by: str) -> np.ndarray:
+    "Area fractions in what a range is divided by: 'area', 'side' or 'log'."
+    return {'area': areas, 'side': np.sqrt(areas), 'log': np.log(areas)}[by]
+
+
 def coverage(
     areas: np.ndarray,
     scale: tuple[float, float] = (0.05, 0.25),
@@ -33,9 +38,8 @@ def coverage(
 
         coverage(np.random.default_rng(0).uniform(0.05, 0.25, (1000, 10)))   # (0.35, 0.64)
     """
-    measure = dict(area=np.asarray, side=np.sqrt, log=np.log)[by]
-    low, high = measure(np.array(scale))
-    x = (measure(areas) - low) / (high - low)
+    low, high = _measured(np.array(scale), by)
+    x = (_measured(areas, by) - low) / (high - low)
     empty = [10 - len(set(row)) for row in np.floor(10 * x).clip(0, 9).astype(int)]
     points = np.linspace(0, 1, 201)
     near = (abs(points - x[..., None]) <= reach).any(1).mean()
@@ -144,7 +148,9 @@ def views_figure(
     n_local = sum(len(v.images) for v in views[1:])
     columns = -(-n_local // rows)
     locals_ = [f'l{i}' if i < n_local else '.' for i in range(rows * columns)]
-    mosaic = [['s', 's', f'g{r}', *locals_[r * columns : (r + 1) * columns]] for r in range(rows)]
+    mosaic: list[Any] = [
+        ['s', 's', f'g{r}', *locals_[r * columns : (r + 1) * columns]] for r in range(rows)
+    ]
     fig = Figure(figsize=(2 * (2 + 1 + columns) - 2, 2.3 * rows), layout='constrained')
     axes = fig.subplot_mosaic(mosaic)
     axes['s'].imshow(image.permute(1, 2, 0))
