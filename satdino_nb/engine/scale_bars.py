@@ -80,9 +80,15 @@ def show_scaled(
         x = [left, left, left + across]
         y = [bottom - down, bottom, bottom]
         ax.plot(x, y, colour, lw=width)
-    box = dict(facecolor='k', edgecolor='none')
-    text = f'{metres_text(metres)} both ways'
-    ax.text(2.2 * left, 0.91 * image.height, text, color='w', weight='bold', bbox=box)
+    ax.annotate(
+        f'{metres_text(metres)} both ways',
+        (left, bottom),
+        (14, 14),
+        textcoords='offset points',
+        color='w',
+        weight='bold',
+        backgroundcolor='k',
+    )
     ax.set_title(title)
     ax.axis('off')
     return down, across

@@ -29,9 +29,10 @@ def coverage(
     by: str = 'area',
     reach: float = 0.05,
 ) -> tuple[float, float]:
-    """Share of ten segments that are empty, and share of the range within `reach` of a view.
+    """Share of equal segments that are empty, and share of the range within `reach` of a view.
 
-    - `areas`: area fractions of views, `(images, views)`; both shares are means over images.
+    - `areas`: area fractions of views, `(images, views)`; both shares are means over images. There
+      are as many segments as views.
     - `scale`: smallest and largest area fraction.
     - `by`: what the range is measured in, 'area', 'side' or 'log', as in `scale_segments`.
     - `reach`: share of the range's length.
@@ -40,10 +41,11 @@ def coverage(
     """
     low, high = _measured(np.array(scale), by)
     x = (_measured(areas, by) - low) / (high - low)
-    empty = [10 - len(set(row)) for row in np.floor(10 * x).clip(0, 9).astype(int)]
+    n = areas.shape[1]
+    empty = [n - len(set(row)) for row in np.floor(n * x).clip(0, n - 1)]
     points = np.linspace(0, 1, 201)
     near = (abs(points - x[..., None]) <= reach).any(1).mean()
-    return float(np.mean(empty)) / 10, float(near)
+    return float(np.mean(empty)) / n, float(near)
 
 # %% ../../nbs/engine/03_view_pictures.ipynb #segment-figure
 def segment_figure(
@@ -151,7 +153,7 @@ def views_figure(
     mosaic: list[Any] = [
         ['s', 's', f'g{r}', *locals_[r * columns : (r + 1) * columns]] for r in range(rows)
     ]
-    fig = Figure(figsize=(2 * (2 + 1 + columns) - 2, 2.3 * rows), layout='constrained')
+    fig = Figure(figsize=(2 * (2 + 1 + columns) - 2, 2.1 * rows), layout='constrained')
     axes = fig.subplot_mosaic(mosaic)
     axes['s'].imshow(image.permute(1, 2, 0))
     axes['s'].set_title('source' if gsd is None else f'source {gsd:.2g} m/px', fontsize=9)
