@@ -40,7 +40,7 @@ def test_modules_import_only_earlier_notebooks():
 
 def test_no_circle_and_circles_are_seen():
     level = floors(imports_of(REPO / 'satdino_nb'))
-    assert level['gsd'] == 0 and level['evaluate'] == max(level.values())
+    assert level['engine.lengths'] == 0 and level['evaluate'] == max(level.values())
     with pytest.raises(ValueError, match='circle.*a, b'):
         floors({'a': {'b'}, 'b': {'a'}, 'c': set()})
 
