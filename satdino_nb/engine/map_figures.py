@@ -60,7 +60,7 @@ def map_figure(layout: Map, tiles: Tiles, thumbnails: int = 60, size: float = 8)
             zorder=4,
             label=tiles.classes[label] if label >= 0 else 'no class',
         )
-    for i in spaced(layout.xy, thumbnails, 0.06):
+    for i in spaced(layout.xy, thumbnails, 0.05):
         add_thumbnail(ax, layout.xy[i], tiles[i].image, size * 3)
     ax.set(xticks=[], yticks=[], xlabel=layout.caption)
     ax.margins(0.06)
