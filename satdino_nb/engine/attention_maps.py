@@ -178,6 +178,6 @@ def class_attention(weights: torch.Tensor, mask: torch.Tensor, classes: int) -> 
         class_attention(attention.map('gsd')[0], mask, len(MASK_CLASSES))
     """
     each = torch.stack([(mask == c).float() for c in range(classes)])
-    area = F.adaptive_avg_pool2d(each, weights.shape)
+    area = F.adaptive_avg_pool2d(each, (weights.shape[0], weights.shape[1]))
     relative = weights / weights.mean().clamp(min=1e-12)
     return (area * relative).sum((1, 2)) / area.sum((1, 2))
