@@ -309,7 +309,7 @@ def fit_readout(
 
     x, y = checked(tokens, gsd, groups)
     errors = fold_errors(x, y, fold_numbers(len(y), folds, groups, seed), alphas)
-    alpha = float(alphas[errors.argmin()])
+    alpha = float(alphas[int(errors.argmin())])
     scaler = StandardScaler().fit(x)
     ridge = Ridge(alpha).fit(scaler.transform(x), y)
     weight = ridge.coef_ / scaler.scale_

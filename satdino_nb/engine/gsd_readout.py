@@ -254,15 +254,16 @@ def show_gsd(ax, result: GSDResult, title: str = '', ends: tuple | None = None) 
 
     From `ends[0]` to `ends[1]`, or as far as they go.
     """
-    low, high = ends or (f(*(f(v) for v in (result.said, result.true))) for f in (min, max))
+    both = np.concatenate([result.said, result.true])
+    low, high = ends or (both.min(), both.max())
     ticks = 2.0 ** np.arange(np.floor(np.log2(low)), np.ceil(np.log2(high)) + 1)
-    ends = np.array([ticks[0], ticks[-1]])
+    line = np.array([ticks[0], ticks[-1]])
     for times, style in (
         (1, dict(c='k', ls=':')),
         (2, dict(c='.6', lw=0.8)),
         (0.5, dict(c='.6', lw=0.8)),
     ):
-        ax.plot(ends, times * ends, **style)
+        ax.plot(line, times * line, **style)
     ax.scatter(result.true, result.said, s=10, alpha=0.7, zorder=3)
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale('log', base=2)
@@ -270,8 +271,8 @@ def show_gsd(ax, result: GSDResult, title: str = '', ends: tuple | None = None) 
     ax.grid(c='.9')
     ax.minorticks_off()
     ax.set(
-        xlim=ends,
-        ylim=ends,
+        xlim=line,
+        ylim=line,
         aspect='equal',
         xlabel='true GSD (m/px)',
         ylabel='answer (m/px)',

@@ -20,8 +20,10 @@ from tqdm.auto import tqdm
 from .backbone import as_backbone
 from .rasters import window_boxes
 from satdino_nb.engine.segmenters import (
+    Head,
     Masked,
     SegmentConfig,
+    Segmenter,
     class_counts,
     in_memory,
     make_segmenter,
@@ -74,7 +76,7 @@ def logit_strips(
     device = next((p.device for p in getattr(segmenter, 'parameters', list)()), torch.device('cpu'))
     tops, lefts = (sorted({box[k] for box in window_boxes((H, W), window, stride)}) for k in (0, 1))
     weight = window_weight(window, flat).to(device)
-    total = None  # sums of weighted logits, and in the last place of weights
+    total = torch.empty(0)  # sums of weighted logits and, in the last place, of weights
     for top, below in zip(tops, [*tops[1:], max(H, window)]):
         for some in torch.tensor(lefts).split(batch_size):
             part = torch.stack([cut_window(image, top, left, window) for left in some.tolist()])
@@ -85,7 +87,7 @@ def logit_strips(
                     f"the segmenter's answer is not finite at rows {top} to {top + window}; "
                     'has its training diverged?'
                 )
-            if total is None:
+            if not len(total):
                 total = logits.new_zeros(logits.shape[1] + 1, window, max(W, window))
             for left, one in zip(some.tolist(), logits):
                 total[:, :, left : left + window] += torch.cat([one * weight, weight[None]])
@@ -104,8 +106,16 @@ def predict_mask(
 ) -> torch.Tensor:
     """Class numbers uint8 `(H, W)` of `image` uint8 `(3, H, W)` of any size, by sliding windows.
 
-    Arguments as of `logit_strips`. `ValueError` for what is not one image.
-    `predict_mask(segmenter, image, 64).shape` is that of the image.
+    - `segmenter`: a function `(images (B, 3, S, S) uint8, gsd (B,))` to logits `(B, C, S, S)`.
+    - `window`: side S of the windows, in pixels.
+    - `stride`: from one window to the next, in pixels, 1 to `window`; None: half a window.
+    - `gsd`: of the image in m/px, for networks that read it; None: not known.
+    - `batch_size`: windows at once.
+
+    `ValueError` for what is not one image, a stride beyond the window, and answers that are not
+    finite.
+
+        predict_mask(segmenter, image, 64).shape   # (H, W), that of the image
     """
     if image.ndim != 3 or not image.numel():
         raise ValueError(f'one image (3, H, W) is needed, got {tuple(image.shape)}')
@@ -224,14 +234,19 @@ def segment_report(
     train: Masked,
     test: Masked,
     config: SegmentConfig = SegmentConfig(),
-    head='linear',
+    head: Head = 'linear',
     name: str = 'SatDINO',
 ) -> SegmentResult:
-    """Train a head of `backbone` on `train`, and count on `test`.
+    """Train a head of a backbone on some images, and count on others.
 
-    The backbone is left as it is: under a 'linear' `head` it is frozen, under a 'pyramid' a copy
-    is fine-tuned. `ValueError` for other classes in the test, and for places on both sides.
-    `segment_report(model, train, test).estimate()` is mIoU with its interval.
+    - `backbone`: left as it is: a 'linear' head reads it frozen, under a 'pyramid' a copy is
+      fine-tuned.
+    - `train`, `test`: of the same classes, and of no common place, or `ValueError`.
+    - `config`: training, windows and seed.
+    - `head`: 'linear', 'pyramid', or a function `(backbone, classes)` that makes a segmenter.
+    - `name`: of the result.
+
+        segment_report(model, train, test).estimate()   # mIoU with its interval
     """
     check_apart(train, test)
     segmenter = make_segmenter(backbone, len(train.classes), head, config.seed)
@@ -240,7 +255,7 @@ def segment_report(
 
 
 def segment_result(
-    segmenter: nn.Module, test: Masked, config: SegmentConfig = SegmentConfig(), name: str = ''
+    segmenter: Segmenter, test: Masked, config: SegmentConfig = SegmentConfig(), name: str = ''
 ) -> SegmentResult:
     "The result of a trained `segmenter` on `test`."
     window = config.crop or segmenter.backbone.config.img_size
@@ -258,7 +273,7 @@ def segment_folds(
     data: Masked,
     folds: Sequence,
     config: SegmentConfig = SegmentConfig(),
-    head='linear',
+    head: Head = 'linear',
     name: str = 'SatDINO',
 ) -> SegmentResult:
     """`segment_report` with each fold held out in turn, joined in the order of `data`.
@@ -281,7 +296,7 @@ def segment_folds(
         )
         order += inside
     back = np.argsort(order)
-    places = sum((p.places for p in parts), ())
+    places = [place for p in parts for place in p.places]
     return SegmentResult(
         name,
         data.classes,
@@ -310,9 +325,12 @@ def majority_result(train: Masked, like: SegmentResult) -> SegmentResult:
 
 # %% ../../nbs/engine/07_4_segmentation.ipynb #segment-table
 def segment_table(results: Sequence[SegmentResult], against: SegmentResult | None = None) -> str:
-    """Markdown: IoU of each class, pixel accuracy, and mIoU with its interval.
+    """A Markdown table: IoU of each class, pixel accuracy, and mIoU with its interval.
 
-    And, if given, the paired difference in mIoU to the result `against`.
+    - `results`: a row each, all of the same classes.
+    - `against`: the one whose paired difference in mIoU is given, on the same images; None: none.
+
+        Markdown(segment_table([linear, raw], linear))
     """
     head = [
         '',
@@ -386,7 +404,7 @@ def segment_figure(image: torch.Tensor, masks: dict, data: Masked):
         ax.set_title(name, fontsize=10)
         ax.axis('off')
     patches = [
-        Patch(facecolor=np.array(c) / 255, edgecolor='grey', label=name)
+        Patch(facecolor=f'#{bytes(c).hex()}', edgecolor='grey', label=name)
         for name, c in zip(data.classes, data.colours)
     ]
     fig.legend(
