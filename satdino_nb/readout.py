@@ -7,34 +7,33 @@ __all__ = ['fit_readout', 'install_readout', 'score_gsd', 'gsd_difference', 'ima
            'cross_compare', 'readout_table', 'risk_coverage']
 
 # %% ../nbs/07_5_readout.ipynb #ro-rooms
-from .engine.gsd_fit import fit_readout, gsd_difference, install_readout, score_gsd
-from satdino_nb.engine.gsd_readout import (
-    compare_readouts,
-    cross_compare,
-    image_statistics,
-    readout_table,
-    risk_coverage,
-)
-
-_all_ = ['fit_readout', 'install_readout', 'score_gsd', 'gsd_difference', 'image_statistics']
-_all_ += ['compare_readouts', 'cross_compare', 'readout_table', 'risk_coverage']
-
-# %% ../nbs/07_5_readout.ipynb #ro-passed-on
 from satdino_nb.engine.gsd_fit import (
     MEASURES,
     GSDResult,
     Readout,
     cross_predicted,
+    fit_readout,
     fold_numbers,
+    gsd_difference,
+    install_readout,
     log_gsd,
     neighbour_doubt,
+    score_gsd,
 )
 from satdino_nb.engine.gsd_readout import (
     HEAD,
     bias_table,
+    compare_readouts,
+    cross_compare,
+    image_statistics,
     readout_inputs,
     readout_record,
+    readout_table,
+    risk_coverage,
     show_bias,
     show_gsd,
     show_risk,
 )
+
+_all_ = ['fit_readout', 'install_readout', 'score_gsd', 'gsd_difference', 'image_statistics']
+_all_ += ['compare_readouts', 'cross_compare', 'readout_table', 'risk_coverage']

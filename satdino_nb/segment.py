@@ -7,20 +7,6 @@ __all__ = ['Masked', 'masked_tiles', 'SegmentConfig', 'LinearSegmenter', 'Pyrami
            'segment_report', 'segment_table']
 
 # %% ../nbs/07_4_segment.ipynb #sg-rooms
-from .engine.segmentation import predict_mask, segment_report, segment_table
-from satdino_nb.engine.segmenters import (
-    LinearSegmenter,
-    Masked,
-    PyramidSegmenter,
-    SegmentConfig,
-    masked_tiles,
-    train_segmenter,
-)
-
-_all_ = ['Masked', 'masked_tiles', 'SegmentConfig', 'LinearSegmenter', 'PyramidSegmenter']
-_all_ += ['train_segmenter', 'predict_mask', 'segment_report', 'segment_table']
-
-# %% ../nbs/07_4_segment.ipynb #sg-passed-on
 from satdino_nb.engine.segmentation import (
     SegmentResult,
     class_iou,
@@ -31,9 +17,26 @@ from satdino_nb.engine.segmentation import (
     mask_picture,
     mean_iou,
     pixel_accuracy,
+    predict_mask,
     raw_pixels,
     segment_figure,
     segment_folds,
+    segment_report,
     segment_result,
+    segment_table,
 )
-from .engine.segmenters import HEADS, in_memory, make_segmenter, masked_scenes
+from satdino_nb.engine.segmenters import (
+    HEADS,
+    LinearSegmenter,
+    Masked,
+    PyramidSegmenter,
+    SegmentConfig,
+    in_memory,
+    make_segmenter,
+    masked_scenes,
+    masked_tiles,
+    train_segmenter,
+)
+
+_all_ = ['Masked', 'masked_tiles', 'SegmentConfig', 'LinearSegmenter', 'PyramidSegmenter']
+_all_ += ['train_segmenter', 'predict_mask', 'segment_report', 'segment_table']

@@ -136,9 +136,13 @@ def score_gsd(
 ) -> GSDResult:
     """Measures with 95 % intervals of answers `said` for `true`, both `(N,)` m/px.
 
-    `doubt` `(N,)`: of each answer. `places` `(N,)`: resampled whole. `ValueError` for other
-    lengths, an unknown GSD, and an answer that is not positive. `score_gsd([2.0, 4], [1.0,
-    2]).numbers['octaves'].value` is 1.
+    - `doubt`: of each answer, `(N,)` octaves; None: not known.
+    - `places`: of the images, `(N,)`; those of one are resampled together. None: each for itself.
+    - `resamples`: of the bootstrap.
+
+    `ValueError` for other lengths, an unknown GSD, and an answer that is not positive.
+
+        score_gsd([2.0, 4.0], [1.0, 2.0]).numbers['octaves'].value   # 1.0: a factor of two
     """
     said, true = plain(said).reshape(-1), plain(true).reshape(-1)
     if len(said) != len(true):
@@ -171,9 +175,12 @@ def score_gsd(
 
 # %% ../../nbs/engine/07_5_gsd_fit.ipynb #gsd-difference
 def gsd_difference(a: GSDResult, b: GSDResult, measure: str = 'octaves') -> Estimate:
-    """`measure` of `a` less that of `b`, with its paired 95 % interval.
+    """The paired difference of read-out `a` to `b` in a measure, with its 95 % interval.
 
-    `ValueError` unless both are of the same images. `gsd_difference(a, b).high < 0`: a is better.
+    - `a`, `b`: results on the same images in the same order, or `ValueError`.
+    - `measure`: a name of `MEASURES`; errors are smaller where the difference is below 0.
+
+        gsd_difference(a, b).high < 0   # a is better, and not by chance
     """
     if measure not in MEASURES:
         raise ValueError(f'no measure {measure!r}; there are {", ".join(MEASURES)}')
@@ -299,10 +306,17 @@ def fit_readout(
 ) -> Readout:
     """Ridge read-out of log GSD, its strength chosen by cross-validation.
 
-    `tokens`: `(N, D)`. `gsd`: `(N,)` m/px of the pictures as the network saw them. `alphas`:
-    strengths to choose from, for standardised tokens. `groups` `(N,)`: images of one lie in one
-    fold. `ValueError` for what `checked` and `fold_numbers` refuse. `fit_readout(train.gsd_token,
-    train.gsd).predict(test.gsd_token)`.
+    - `tokens`: `(N, D)`.
+    - `gsd`: of the pictures as the network saw them, `(N,)` m/px.
+    - `alphas`: strengths to choose from, for standardised tokens.
+    - `folds`: of the cross-validation, 2 or more.
+    - `groups`: of the images, `(N,)`; those of one lie in one fold. None: each for itself.
+    - `seed`: of the folds, where there are no groups.
+
+    `ValueError` for lengths that differ, unknown or equal GSDs, features that are not finite, and
+    fewer images (or groups) than folds. Ridge regression: Hoerl and Kennard 1970.
+
+        fit_readout(train.gsd_token, train.gsd).predict(test.gsd_token)   # (N,) m/px
     """
     from sklearn.linear_model import Ridge
     from sklearn.preprocessing import StandardScaler
@@ -319,9 +333,12 @@ def fit_readout(
 # %% ../../nbs/engine/07_5_gsd_fit.ipynb #install-readout
 @torch.no_grad()
 def install_readout(model: SatViT, readout: Readout) -> SatViT:
-    """`model` itself, with `readout` as the head of its GSD token, by which `predict_gsd` answers.
+    """The model itself, with a read-out as the head of its GSD token.
 
-    `ValueError` if the model has no GSD token, or one of another width.
+    - `model`: with a GSD token as wide as the read-out, or `ValueError`; it is changed.
+    - `readout`: fitted on its GSD tokens, at the input size that it will be asked at.
+
+        predict_gsd(install_readout(model, readout), model.normalisation(x))   # (B,) m/px
     """
     if not getattr(model.config, 'gsd_token', False):
         raise ValueError(

@@ -337,7 +337,7 @@ def segment_table(results: Sequence[SegmentResult], against: SegmentResult | Non
         *results[0].classes,
         'pixel accuracy',
         'mIoU',
-        *([f'mIoU minus "{against.name}"'] if against else []),
+        *([f'difference to "{against.name}"'] if against else []),
     ]
     lines = [head, ['---'] * len(head)]
     for r in results:
