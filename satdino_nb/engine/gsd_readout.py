@@ -332,6 +332,7 @@ def show_bias(ax, results: dict[str, GSDResult]) -> None:
     ax.set_xticks(
         np.log2(ticks) + 0.5,
         [f'{t:g} to {2 * t:g}\n(n = {b.images})' for t, b in zip(ticks, r.bias)],
+        fontsize=8,
     )
     ax.set(xlabel='true GSD (m/px)', ylabel='bias (octaves)')
     ax.legend(fontsize=8)
