@@ -25,9 +25,9 @@ from satdino_nb.engine.segmenters import (
     SegmentConfig,
     Segmenter,
     class_counts,
-    in_memory,
+    in_memory,  # passed on
     make_segmenter,
-    masked_tiles,
+    masked_tiles,  # passed on
     patch_facts,
     train_segmenter,
 )
