@@ -18,7 +18,7 @@ import common
 import numpy as np
 import torch
 
-from satdino_nb.data import Tiles, samples_dir
+from satdino_nb.data import Tiles
 from satdino_nb.features import extract_features, untrained
 from satdino_nb.gsd import map_tile_gsd
 from satdino_nb.intervals import over_seeds
@@ -187,7 +187,7 @@ def main():
     torch.set_num_threads(1)
     start, machine = time.perf_counter(), common.machine_line('one thread')
     tiles = pyramid_tiles(args.pyramid, min(int(p.name[1:]) for p in args.pyramid.glob('z*')))
-    models = {'shipped': load_satdino(samples_dir() / 'model.safetensors', verbose=False)} | {
+    models = {'shipped': load_satdino('satdino-nano', verbose=False)} | {
         Path(m).stem: load_satdino(m, verbose=False) for m in args.model
     }
     half, to = 2 * args.size, f'to {args.size} px'

@@ -22,7 +22,7 @@ import common
 import numpy as np
 import torch
 
-from satdino_nb.data import Tiles, mask_tiles, samples_dir
+from satdino_nb.data import Tiles, mask_tiles
 from satdino_nb.gsd import map_tile_gsd
 from satdino_nb.intervals import over_seeds
 from satdino_nb.segment import (
@@ -178,7 +178,7 @@ def main():
     parser.add_argument('--pyramid', help='folder with z19, z20, z21, each with images/ and masks/')
     parser.add_argument(
         '--model',
-        default=samples_dir() / 'model.safetensors',
+        default='satdino-nano',
         help='a SatDINO model; the shipped one by default',
     )
     parser.add_argument('--steps', type=int, default=200)

@@ -11,7 +11,7 @@ from PIL import Image
 from satdino_nb.data import Windows, cache_tiles, folder_tiles, geotiff_tiles, table_tiles
 from satdino_nb.engine import forecast
 from satdino_nb.engine.forecast import timed_steps
-from satdino_nb.engine.segmentation import Crops, Masked
+from satdino_nb.engine.segmenters import Crops, Masked
 from satdino_nb.features import extract_features
 from satdino_nb.finetune import Classifier, FineTuneConfig, fine_tune_groups
 from satdino_nb.gsd import metres_per_degree

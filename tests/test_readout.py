@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from satdino_nb.data import collate, sample_tiles, samples_dir
+from satdino_nb.data import collate, sample_tiles
 from satdino_nb.features import extract_features
 from satdino_nb.readout import (
     HEAD,
@@ -216,7 +216,7 @@ def test_risk_coverage_between_the_best_and_random_order():
 
 @pytest.mark.slow
 def test_the_samples_scale_is_in_the_gsd_token():
-    model = load_satdino(samples_dir() / 'model.safetensors')
+    model = load_satdino('satdino-nano')
     train, test = (
         extract_features(model, sample_tiles(s), device='cpu') for s in ('train', 'test')
     )
@@ -308,9 +308,7 @@ def test_the_building_pyramid(shared, bench):
         :, 2
     ].min() >= 64  # never enlarged to 64 px
     assert [cut.labels.count(z) for z in (19, 20, 21)] == [112] * 3
-    features = extract_features(
-        load_satdino(samples_dir() / 'model.safetensors'), cut, 64, device='cpu'
-    )
+    features = extract_features(load_satdino('satdino-nano'), cut, 64, device='cpu')
     assert np.allclose(features.gsd, np.array(cut.gsds) * boxes[:, 2] / 64)
     fold = fold_numbers(len(cut), 7, cut.places)
     assert all(
@@ -325,8 +323,6 @@ def test_the_building_pyramid(shared, bench):
     )
     for name in ('GSD token', 'image statistics'):
         assert gsd_difference(results[name], results['always the mean (geometric)']).high < 0, name
-    whole = extract_features(
-        load_satdino(samples_dir() / 'model.safetensors'), tiles, 64, device='cpu'
-    )
+    whole = extract_features(load_satdino('satdino-nano'), tiles, 64, device='cpu')
     with pytest.raises(ValueError, match='one GSD'):
         fit_readout(whole.gsd_token[-20:], whole.gsd[-20:].mean().expand(20))

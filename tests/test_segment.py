@@ -47,7 +47,7 @@ TWO = ('other', 'building')
 
 @pytest.fixture(scope='module')
 def model():
-    return load_satdino(samples_dir() / 'model.safetensors')
+    return load_satdino('satdino-nano')
 
 
 @pytest.fixture(scope='module')
