@@ -19,20 +19,12 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from satdino_nb.classify import (
-    SCALES,
-    calibration,
-    classify,
-    cross_scale,
-    few_labels,
-    labelled,
-    neighbour_shares,
-    patch_side,
-    scale_sizes,
-)
 from .backbone import PeerConfig, as_backbone
+from .calibration import calibration
 from .gsd_readout import HEAD, MEASURES, compare_readouts, image_statistics
 from .neighbours import knn_predict
+from .probes import classify, few_labels, labelled, neighbour_shares
+from .scales import SCALES, cross_scale, patch_side, scale_sizes
 from satdino_nb.engine.segmentation import (
     Masked,
     SegmentConfig,

@@ -17,16 +17,14 @@ import numpy as np
 import torch
 
 import satdino_nb
-from satdino_nb.classify import (
+from satdino_nb.engine.calibration import (
     confusion,
     confusion_figure,
-    cross_scale_figure,
-    cross_scale_table,
-    few_labels_figure,
     reliability_figure,
     worst_pairs_figure,
 )
 from .gsd_readout import HEAD, risk_coverage, show_bias, show_gsd, show_risk
+from .probes import few_labels_figure
 from satdino_nb.engine.protocols import (
     PROTOCOLS,
     SEEDED,
@@ -36,6 +34,7 @@ from satdino_nb.engine.protocols import (
     Setup,
     declines,
 )
+from .scales import cross_scale_figure, cross_scale_table
 from .segmentation import iou_figure
 from .training import write_whole
 from ..intervals import Estimate, Spread, difference, over_seeds
