@@ -7,12 +7,10 @@ __all__ = ['train_step', 'pretrain', 'dry_run', 'main', 'PretrainConfig', 'pretr
            'plot_run', 'diagnose', 'LivePanel']
 
 # %% ../nbs/06_pretrain.ipynb #imports
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import fields
 
 import torch
 from accelerate import Accelerator
@@ -22,30 +20,45 @@ from tqdm.auto import tqdm
 # %% ../nbs/06_pretrain.ipynb #rooms
 from .data import Tiles
 from .dino import Losses
-from .engine.checkpoints import Checkpoints, Signals, end_by_signal
-from .engine.forecast import DryRun, forecast
+from satdino_nb.engine.checkpoints import (
+    Checkpoints,
+    Signals,
+    end_by_signal,
+    find_resume,
+    fingerprint,
+    newest_checkpoint,
+    set_aside,
+)
+from .engine.forecast import DryRun, forecast, peak_memory
 from satdino_nb.engine.health import (
     KnnProbe,
     LivePanel,
     Run,
     RunLog,
     diagnose,
+    health_figure,
     load_run,
     log_row,
+    mean_losses,
     plot_run,
     read_rows,
 )
-from .engine.loading import view_batches
+from .engine.loading import for_reading, one_thread, run_tiles, view_batches, view_source
+from .engine.neighbours import knn_predict, knn_vote, nearest, settle_search
 from satdino_nb.engine.recipe import (
+    PRESETS,
     ClipConfig,
     Now,
     PretrainConfig,
     check_config,
     command_line,
+    differences,
     pretrain_preset,
     read_config,
     resolve_config,
+    save_config,
     schedules,
+    settled,
 )
 from satdino_nb.engine.setup import (
     Learner,
@@ -60,27 +73,22 @@ from satdino_nb.engine.setup import (
     start_accelerator,
     with_precision,
 )
-from .engine.training import bf16_time, clip_gradients, fast_precision, on_main
-from .vit import save_satdino
-
-_all_ = ['PretrainConfig', 'pretrain_preset', 'read_config', 'Run', 'load_run', 'plot_run']
-_all_ += ['diagnose', 'LivePanel']
-
-# %% ../nbs/06_pretrain.ipynb #passedon
-from .engine.checkpoints import find_resume, fingerprint, newest_checkpoint, set_aside
-from .engine.forecast import peak_memory
-from .engine.health import health_figure
-from .engine.loading import for_reading, one_thread, run_tiles, view_source
-from .engine.neighbours import knn_predict, knn_vote, nearest, settle_search
-from .engine.recipe import PRESETS, differences, save_config, settled
 from satdino_nb.engine.training import (
     batches,
+    bf16_time,
+    clip_gradients,
     epoch_order,
+    fast_precision,
+    on_main,
     pick_device,
     unsharded,
     warmup_cosine,
     write_whole,
 )
+from .vit import save_satdino
+
+_all_ = ['PretrainConfig', 'pretrain_preset', 'read_config', 'Run', 'load_run', 'plot_run']
+_all_ += ['diagnose', 'LivePanel']
 
 # %% ../nbs/06_pretrain.ipynb #train-step
 def train_step(
@@ -122,20 +130,6 @@ def train_step(
     optimiser.zero_grad(set_to_none=True)
     own.update_teacher(now.momentum)
     return mean_losses(losses), norm
-
-# %% ../nbs/06_pretrain.ipynb #mean-losses
-def mean_losses(losses: Sequence[Losses]) -> Losses:
-    """Losses of a batch from those of its parts, without gradient.
-
-    Answers `q` and features are those of the last part.
-
-    Example: `mean_losses([losses, losses]).total` is `losses.total`, detached.
-    """
-    last = losses[-1]
-    kept = {f.name: getattr(last, f.name) for f in fields(last)}
-    for name in ('total', 'dino', 'gsd', 'gsd_mae', 'mean_mae'):
-        kept[name] = torch.stack([getattr(l, name).detach() for l in losses]).mean()
-    return Losses(**kept)
 
 # %% ../nbs/06_pretrain.ipynb #loop
 def _loop(
@@ -239,11 +233,7 @@ def dry_run(config: PretrainConfig, tiles: Tiles | None = None, steps: int = 5) 
 # %% ../nbs/06_pretrain.ipynb #main
 def main(args: Sequence[str] | None = None) -> None:
     "Command line of `python -m satdino_nb.pretrain`; `args`: its words, unless those given to it."
-    run_command(*command_line(args))
-
-# %% ../nbs/06_pretrain.ipynb #run-command
-def run_command(config: PretrainConfig, dry: int) -> None:
-    "Run a parsed command line; errors become messages."
+    config, dry = command_line(args)
     try:
         if dry:
             return print(dry_run(config, steps=dry))
@@ -255,6 +245,6 @@ def run_command(config: PretrainConfig, dry: int) -> None:
     if os.environ.get('RANK', '0') == '0':
         print(f'done: {run.out / "model.safetensors"}')
 
-# %% ../nbs/06_pretrain.ipynb #main-2
+
 if __name__ == '__main__' and '__file__' in globals():
     main()
