@@ -121,7 +121,7 @@ def forecast(
         len(train), parameters, c, took / steps, peak_memory(device), device.type, wait / took
     )
 
-
+# %% ../../nbs/engine/06_forecast.ipynb #timed-steps
 def timed_steps(
     step: Callable[[list, Now], torch.Tensor], source: Iterator, s: Schedules, steps: int
 ) -> tuple[float, float]:
