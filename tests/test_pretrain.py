@@ -108,6 +108,16 @@ def test_every_setting_trains_and_is_read_back(tmp_path, changes):
             predict_gsd(again.model, x)
 
 
+def test_a_batch_worked_in_parts_is_the_same_batch(tmp_path):
+    "Losses of three steps agree to rounding, in one part and in four."
+    whole, parts = (
+        trained(tmp_path / str(n), steps=3, accumulate=n, drop_path=0.0).metrics for n in (1, 4)
+    )
+    assert len(whole) == len(parts) == 3
+    for a, b in zip(whole, parts):
+        assert b['loss'] == pytest.approx(a['loss'], rel=1e-4)
+
+
 def test_the_gsd_head_is_trained_unless_told(tmp_path):
     key = 'student.backbone.gsd_head.weight'
     start = build(BASE, TRAIN_STATS).state_dict()[key]

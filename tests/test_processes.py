@@ -180,6 +180,50 @@ def test_a_batch_that_cannot_be_divided(tmp_path):
     )
 
 
+AUTO = """
+import os, sys
+from pathlib import Path
+import satdino_nb.engine.training as training
+import satdino_nb.pretrain as p
+from satdino_nb.data import sample_tiles
+from satdino_nb.views import view_preset
+from satdino_nb.vit import ViTConfig
+
+if __name__ == "__main__":
+    rank = int(os.environ["RANK"])
+    training.bf16_time = lambda *a: (0.4, 5.0)[rank]  # fast in bf16, slow in bf16
+    made, plain = [], p.start_accelerator
+    p.start_accelerator = lambda c: made.append(plain(c)) or made[0]
+    sizes = dict(vit=ViTConfig(32, 8, 48, 2, 3), out_dim=64, hidden_dim=48, bottleneck_dim=16)
+    c = p.PretrainConfig(
+        out=Path(sys.argv[1]), steps=2, batch_size=16, views=view_preset("tiny"), **sizes,
+        workers=0, check=False, device="cpu", precision="auto",
+    )
+    run = p.pretrain(c, sample_tiles())
+    sys.stdout.write(f"RANK {rank} {run.config.precision} {made[0].mixed_precision}\\n")
+"""
+
+
+def test_processes_that_measure_differently_take_one_precision(tmp_path):
+    """bf16 would be chosen by the first process alone, fp32 by the second.
+
+    Both take what the first one measured, as it is saved, and the log says it once.
+    """
+    (tmp_path / 'auto.py').write_text(AUTO)
+    done = subprocess.run(
+        [*TORCHRUN, str(tmp_path / 'auto.py'), str(tmp_path / 'run')],
+        text=True,
+        capture_output=True,
+        env=ENV,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [line for line in done.stdout.splitlines() if line.startswith('RANK')]
+    assert sorted(said) == ['RANK 0 bf16 bf16', 'RANK 1 bf16 bf16'], done.stdout
+    assert done.stdout.count('precision: ') == done.stdout.count('precision: bf16') == 1
+    assert json.loads((tmp_path / 'run' / 'config.json').read_text())['precision'] == 'bf16'
+
+
 SHARDED = """
 import sys, torch
 from accelerate import Accelerator

@@ -57,6 +57,7 @@ def checkpoint_state(folder: Path) -> dict | None:
         return state
     except (OSError, ValueError, KeyError, TypeError) as e:
         warnings.warn(f'{folder}: damaged ({e}); passed over')
+        return None
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, dict] | None:
@@ -64,19 +65,18 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict] | None:
     for path in sorted(folder.glob('step-*[0-9]'), reverse=True):
         if state := checkpoint_state(path):
             return path, state
+    return None
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #checkpoints
 class Checkpoints:
     "The checkpoints of a run in `folder`: the last `keep` and the one with the best kNN accuracy."
 
     def __init__(self, accelerator: Accelerator, folder: Path, keep: int = 2, data: str = ''):
-        self.accelerator, self.folder, self.keep, self.data, self.best = (
-            accelerator,
-            folder,
-            keep,
-            data,
-            None,
-        )
+        self.accelerator = accelerator
+        self.folder = folder
+        self.keep = keep
+        self.data = data
+        self.best: tuple[float, str] | None = None  # kNN accuracy and name of the best
 
         def bare(models, states, out):
             states[:] = [{k.removeprefix('module.'): v for k, v in s.items()} for s in states]
@@ -84,16 +84,20 @@ class Checkpoints:
         def unwrap(models, source):
             models[:] = [accelerator.unwrap_model(m) for m in models]
 
-        accelerator.register_save_state_pre_hook(
-            bare
-        )  # the same names with one process and with many
+        # the same names with one process and with many
+        accelerator.register_save_state_pre_hook(bare)
         accelerator.register_load_state_pre_hook(unwrap)
+
+    def is_best(self, knn: float | None) -> bool:
+        "Whether a kNN accuracy is above that of every checkpoint; None is not."
+        return knn is not None and (self.best is None or knn > self.best[0])
 
     def save(self, done: int, knn: float | None = None) -> None:
         "State after `done` steps, written; `OSError` if that fails, what was there before intact."
-        a, final = self.accelerator, self.folder / f'step-{done:08d}'
+        a = self.accelerator
+        final = self.folder / f'step-{done:08d}'
         part = final.with_name(final.name + '.part')
-        if knn is not None and (self.best is None or knn > self.best[0]):
+        if knn is not None and self.is_best(knn):
             self.best = (knn, final.name)
         if a.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -103,9 +107,8 @@ class Checkpoints:
             a.save_state(part)
             a.wait_for_everyone()
             if a.is_main_process:
-                self.finish(
-                    part, final, dict(done=done, knn=knn, processes=a.num_processes, data=self.data)
-                )
+                state = dict(done=done, knn=knn, processes=a.num_processes, data=self.data)
+                self.finish(part, final, state)
         except (OSError, RuntimeError, SafetensorError) as e:
             shutil.rmtree(part, ignore_errors=True)
             left = ', '.join(p.name for p in self.all()) or 'none'
@@ -118,9 +121,8 @@ class Checkpoints:
     def finish(self, part: Path, final: Path, state: dict) -> None:
         "Give a checkpoint its name when it is on disk, and remove those no longer kept."
         (part / 'state.json').write_text(json.dumps({**state, 'files': file_sums(part, sync=True)}))
-        shutil.rmtree(
-            final, ignore_errors=True
-        )  # one written again, after a fall back to an earlier
+        # one may be written again, after a fall back to an earlier
+        shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
         for old in self.all()[: -self.keep]:
             if self.best is None or old.name != self.best[1]:
@@ -166,9 +168,8 @@ def find_resume(c: PretrainConfig, data: str, processes: int) -> tuple[Path, dic
     """
     if not c.resume or not (c.out / 'config.json').is_file():
         return None
-    changes = {
-        k: v for k, v in differences(read_config(c.out / 'config.json'), c).items() if k not in FREE
-    }
+    changed = differences(read_config(c.out / 'config.json'), c)
+    changes = {k: v for k, v in changed.items() if k not in FREE}
     found = newest_checkpoint(c.out / 'checkpoints')
     if found and found[1]['data'] != data:
         changes['images'] = f'{found[1]["data"]} -> {data}'
@@ -206,12 +207,10 @@ class Signals:
     """
 
     def __enter__(self):
-        self.noted, here = None, threading.current_thread() is threading.main_thread()
-        self.before = (
-            {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
-            if here
-            else {}
-        )
+        self.noted: int | None = None
+        here = threading.current_thread() is threading.main_thread()
+        heeded = (signal.SIGINT, signal.SIGTERM) if here else ()
+        self.before = {s: signal.signal(s, self.note) for s in heeded}
         return self
 
     def note(self, number, frame):
@@ -233,14 +232,14 @@ class Signals:
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #end-by-signal
 def end_by_signal(
-    number: int | None, done: int, c: PretrainConfig, accelerator: Accelerator
+    number: int | None, done: int, steps: int, folder: Path, accelerator: Accelerator
 ) -> None:
-    """End a run whose checkpoint is written, after `done` steps.
+    """End a run after `done` of `steps` steps; its checkpoint is written, in `folder`.
 
-    An exit without error for SIGTERM, `KeyboardInterrupt` for Ctrl-C.
+    `number`: of the signal. An exit without error for SIGTERM, `KeyboardInterrupt` for Ctrl-C.
     """
     said = (
-        f'stopped after {done} of {c.steps} steps; {c.out / "checkpoints"} holds them, '
+        f'stopped after {done} of {steps} steps; {folder} holds them, '
         'resume (--resume) goes on from there'
     )
     accelerator.end_training()  # processes that part in order do not abort

@@ -83,11 +83,9 @@ def nearest(
     """
     _check_search(gallery, queries, k, chunk, block)
     search = settle_search(search, queries.device, min(block, len(gallery)), k)
-    best, index = (
-        queries.new_full((len(queries), k), -math.inf, dtype=torch.float32),
-        queries.new_zeros(len(queries), k, dtype=torch.long),
-    )
-    flags = {'training': [], 'test': []}
+    best = queries.new_full((len(queries), k), -math.inf, dtype=torch.float32)
+    index = queries.new_zeros(len(queries), k, dtype=torch.long)
+    flags: dict[str, list[torch.Tensor]] = {'training': [], 'test': []}
     for a in range(0, len(gallery), block):
         g, fine = _unit(gallery[a : a + block], queries.device)
         flags['training'].append(fine)

@@ -489,7 +489,7 @@ def random_crops(tiles: Tiles, seed: int = 0, scale: tuple = (0.1, 1.0)) -> Tile
     Of an area fraction drawn from `scale`, uniformly. `ValueError` for tiles that are not files
     at their own size, of which no crops can be cut.
     """
-    if type(tiles) is not Tiles or tiles.size:
+    if not tiles.plain_files:
         raise ValueError(
             'all tiles have one GSD, and crops are cut only from files at their own size'
         )

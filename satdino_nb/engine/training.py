@@ -9,9 +9,10 @@ __all__ = ['pick_device', 'bf16_time', 'fast_precision', 'why_precision', 'warmu
 # %% ../../nbs/engine/06_training.ipynb #imports
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +50,11 @@ def bf16_time(n: int = 384, seconds: float = 0.1) -> float:
     x = torch.randn(
         n, n, generator=torch.Generator().manual_seed(0), device='cpu', dtype=torch.float32
     )
-    matrices, best, threads = (x, x.bfloat16()), [math.inf, math.inf], torch.get_num_threads()
-    rounds, end = 0, time.perf_counter() + seconds
+    matrices = (x, x.bfloat16())
+    best = [math.inf, math.inf]
+    threads = torch.get_num_threads()
+    rounds = 0
+    end = time.perf_counter() + seconds
     torch.set_num_threads(1)
     try:
         while rounds < 4 or time.perf_counter() < end:
@@ -137,11 +141,13 @@ def batches(
 
     Example: `[e for e, index in batches(10, 4, 5)]` is `[0, 0, 1, 1, 2]`.
     """
-    per_epoch, known = n // batch_size, None
+    per_epoch = n // batch_size
+    known = None
     for step in range(start, steps):
         epoch, i = divmod(step, per_epoch)
         if epoch != known:
-            known, order = epoch, epoch_order(n, seed, epoch, weights)
+            known = epoch
+            order = epoch_order(n, seed, epoch, weights)
         yield epoch, order[i * batch_size : (i + 1) * batch_size]
 
 # %% ../../nbs/engine/06_training.ipynb #unsharded
@@ -151,7 +157,7 @@ def unsharded(x: torch.Tensor) -> torch.Tensor:
 
 # %% ../../nbs/engine/06_training.ipynb #clip-gradients
 def clip_gradients(
-    parameters: Sequence[nn.Parameter], largest: float, mode: str = 'norm'
+    parameters: Iterable[nn.Parameter], largest: float, mode: str = 'norm'
 ) -> torch.Tensor:
     """Clip gradients to the norm `largest`; gives the norm of all of them before, a scalar.
 
@@ -160,15 +166,14 @@ def clip_gradients(
 
     Example: `norm = clip_gradients(model.parameters(), 3.0)`.
     """
-    parameters = [p for p in parameters if p.grad is not None]
-    grads = [p.grad for p in parameters]
+    moved = [p for p in parameters if p.grad is not None]
+    grads = [p.grad for p in moved if p.grad is not None]
     total = unsharded(nn.utils.get_total_norm(grads))
     if largest and mode == 'norm':
-        nn.utils.clip_grads_with_norm_(parameters, largest, total)
+        nn.utils.clip_grads_with_norm_(moved, largest, total)
     if largest and mode == 'per_tensor':
-        torch._foreach_mul_(
-            grads, [(largest / (n + 1e-6)).clamp(max=1) for n in torch._foreach_norm(grads)]
-        )
+        shares = [(largest / (n + 1e-6)).clamp(max=1) for n in torch._foreach_norm(grads)]
+        torch._foreach_mul_(grads, shares)
     return total
 
 # %% ../../nbs/engine/06_training.ipynb #on-main
@@ -181,7 +186,7 @@ def on_main(processes, work: Callable):
 
     if processes.num_processes == 1:
         return work()
-    box = [None]
+    box: list[Any] = [None]
     if processes.is_main_process:
         try:
             box = [(work(), None)]
