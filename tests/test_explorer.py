@@ -15,6 +15,7 @@ import torch
 from satdino_nb.data import Tile
 from satdino_nb.engine.crop_pictures import caption
 from satdino_nb.engine.observable_state import ObservableState
+from satdino_nb.engine.widgets import Later
 from satdino_nb.explorer import CropState, Explorer, named_tiles, network_input, static_picture
 from satdino_nb.vit import SatViT, ViTConfig
 
@@ -28,6 +29,7 @@ def tiles():
     return {'field': Tile(image, 0.5), 'town': Tile(image[:, :70, :60].clone(), 2.0)}
 
 
+@pytest.mark.slow
 def test_state_and_pictures_need_no_widgets(repo, tmp_path):
     "State and pictures load neither ipywidgets nor traitlets; the widget says what is missing."
     code = """
@@ -64,10 +66,10 @@ def test_pictures_do_not_change_the_tile(tiles):
     assert network_input(state.tile, replace(state, out=7).crop).shape == (3, 7, 7)
 
 
-@pytest.mark.slow
-def test_wherever_the_hand_goes_sliders_and_state_agree(tiles):
+def test_wherever_the_hand_goes_sliders_and_state_agree(tiles, monkeypatch):
     "Random moves of every control: the box stays inside, panes say what the state says."
     pytest.importorskip('ipywidgets')
+    monkeypatch.setattr(Later, 'ask', lambda self, _=None: None)  # debounced: not while it moves
     explorer = Explorer(tiles, out=32, size=96)
     state = explorer.state
     rng = np.random.default_rng(0)
@@ -96,13 +98,13 @@ def test_wherever_the_hand_goes_sliders_and_state_agree(tiles):
 
 @pytest.mark.slow
 def test_many_changes_leave_no_widgets_behind(tiles):
-    "60 changes: as many widgets and axes as before."
+    "20 changes: as many widgets and axes as before."
     widgets = pytest.importorskip('ipywidgets')
     explorer = Explorer(tiles, out=16, size=96)
     living = len(widgets.widgets.widget._instances)
     figure = explorer.strip.figure
     axes = len(figure.axes)
-    for i in range(60):
+    for i in range(20):
         explorer.state.box = (i % 40, i % 50, 20 + i % 30, 20 + i % 20)
     assert len(widgets.widgets.widget._instances) == living
     assert explorer.strip.figure is figure and len(figure.axes) == axes
