@@ -32,10 +32,11 @@ pytestmark = [
 GSD, SIDE, OUT = 0.5, 200, 64  # metres per pixel; pixels of the crop and of the network's input
 CELL = f"""
 import torch
-from satdino_nb.explorer import Explorer, Scene
+from satdino_nb.data import Tile
+from satdino_nb.explorer import Explorer
 y, x = torch.meshgrid(torch.arange(500), torch.arange(600), indexing='ij')
 image = torch.stack([40 + 120*((x//40 + y//40) % 2), y//2, x//3]).byte()
-explorer = Explorer({{'field': Scene('field', image, {GSD})}}, out={OUT})
+explorer = Explorer({{'field': Tile(image, {GSD})}}, out={OUT})
 explorer
 """
 FLAGS = [
