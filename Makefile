@@ -41,7 +41,7 @@ test: venv
 	status=0; $(MAKE) lint || status=1; $(MAKE) notebooks || status=1; $(BIN)/python -m pytest || status=1; exit $$status
 
 lint: venv
-	$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
 
 quick: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"

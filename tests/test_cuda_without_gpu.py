@@ -332,7 +332,9 @@ def test_feature_rows(gpu, precision):
     assert all(v.device.type == 'cpu' and len(v) == 4 for v in rows.values())
     assert rows['cls'].dtype == rows['gsd_token'].dtype == torch.float32
     assert seen == {torch.bfloat16 if precision == 'bf16' else torch.float32}
-    assert {w.split()[0] for w in gpu.waits} == {'extraction.py'} and len(gpu.waits) <= 1 + len(rows)
+    assert {w.split()[0] for w in gpu.waits} == {'extraction.py'} and len(gpu.waits) <= 1 + len(
+        rows
+    )
 
 
 def features(n, device=CUDA):

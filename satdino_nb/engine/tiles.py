@@ -181,7 +181,7 @@ class Tiles(Dataset):
         image, hw = self.pixels(i)
         gsd = self.gsds[i]
         if gsd is not None and tuple(image.shape[1:]) != tuple(hw):
-            gsd = crop_gsd(gsd, hw, image.shape[1:])
+            gsd = crop_gsd(gsd, hw, (image.shape[1], image.shape[2]))
         return Tile(image, gsd, self.labels[i], self.paths[i], self.boxes[i], self.nominal_gsds[i])
 
     def __len__(self):
