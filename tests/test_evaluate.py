@@ -438,7 +438,7 @@ extract_features(model, sample_tiles('train'), batch_size=16, cache=sys.argv[1])
 
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='sends SIGKILL')
-def test_features_survive_a_kill(tmp_path):
+def test_features_survive_a_kill(tmp_path, monkeypatch):
     process = subprocess.Popen(
         [sys.executable, '-c', KILLED, tmp_path], stdout=subprocess.PIPE, text=True
     )
@@ -449,16 +449,9 @@ def test_features_survive_a_kill(tmp_path):
     process.wait()
     note = json.loads(next(tmp_path.rglob('done.json')).read_text())
     assert 96 <= note['rows'] < 270
-    model, read = load_satdino(WEIGHTS), []
-
-    class Counted(Tiles):
-        def pixels(self, i):
-            read.append(i)
-            return super().pixels(i)
-
-    tiles = sample_tiles('train')
-    plain = extract_features(model, tiles, batch_size=16)
-    tiles.__class__ = Counted
+    model, read, tiles = load_satdino(WEIGHTS), [], sample_tiles('train')
+    plain, pixels = extract_features(model, tiles, batch_size=16), Tiles.pixels
+    monkeypatch.setattr(Tiles, 'pixels', lambda self, i: read.append(i) or pixels(self, i))
     kept = extract_features(model, tiles, batch_size=16, cache=tmp_path)
     assert (
         torch.equal(kept.cls, plain.cls)
