@@ -42,7 +42,7 @@ from satdino_nb.evaluate import (
 from satdino_nb.intervals import difference
 from satdino_nb.vit import as_backbone, load_satdino
 
-WEIGHTS = samples_dir() / 'model.safetensors'
+WEIGHTS = 'satdino-nano'
 
 
 def command(*args):
@@ -104,7 +104,7 @@ def test_the_command_leaves_a_report(split_table, tmp_path):
         for r in rows
         if r['kind'] == 'value'
     }
-    model = 'data_samples'  # the folder of a model.safetensors
+    model = 'satdino-nano'
     train, test = (
         extract_features(load_satdino(WEIGHTS), sample_tiles(s)) for s in ('train', 'test')
     )
@@ -432,7 +432,7 @@ from satdino_nb.data import samples_dir
 add = FeatureColumns.add
 def slow(self, rows): add(self, rows); self.note(); print(self.done, flush=True); time.sleep(0.2)
 FeatureColumns.add = slow
-model = load_satdino(samples_dir()/'model.safetensors')
+model = load_satdino('satdino-nano')
 extract_features(model, sample_tiles('train'), batch_size=16, cache=sys.argv[1])
 """
 

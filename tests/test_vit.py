@@ -543,9 +543,9 @@ def test_bare_state_dicts(model, x, tmp_path):
 
 
 def test_the_shipped_model(repo):
-    model = load_satdino(repo / 'data_samples/model.safetensors')
+    model = load_satdino(repo / 'data_samples/models/satdino-nano.safetensors')
     assert not model.report.missing and not model.report.unexpected and model.gsd_head is not None
-    assert load_satdino(repo / 'data_samples').config == model.config  # a folder
+    assert load_satdino(repo / 'data_samples/models').config == model.config  # a folder
 
 
 def test_own_files_keep_everything(published, x, tmp_path):

@@ -456,7 +456,7 @@ def samples_dir() -> Path:
 
     `FileNotFoundError` where neither holds it, as after an installation from a wheel.
 
-    >>> samples_dir() / 'model.safetensors'
+    >>> samples_dir() / 'manifest.csv'
     """
     for place in (Path(satdino_nb.__file__).parents[1], Path.cwd(), *Path.cwd().parents):
         if (place / 'data_samples' / 'manifest.csv').is_file():
