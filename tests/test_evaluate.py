@@ -450,8 +450,8 @@ def test_features_survive_a_kill(tmp_path, monkeypatch):
     note = json.loads(next(tmp_path.rglob('done.json')).read_text())
     assert 96 <= note['rows'] < 270
     model, read, tiles = load_satdino(WEIGHTS), [], sample_tiles('train')
-    plain, pixels = extract_features(model, tiles, batch_size=16), Tiles.pixels
-    monkeypatch.setattr(Tiles, 'pixels', lambda self, i: read.append(i) or pixels(self, i))
+    plain, tile = extract_features(model, tiles, batch_size=16), Tiles.__getitem__
+    monkeypatch.setattr(Tiles, '__getitem__', lambda self, i: read.append(i) or tile(self, i))
     kept = extract_features(model, tiles, batch_size=16, cache=tmp_path)
     assert (
         torch.equal(kept.cls, plain.cls)
