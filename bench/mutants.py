@@ -32,7 +32,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 
@@ -285,22 +285,30 @@ def mutated(m: Mutant, command: list[str], copy: Path, timeout: float) -> str | 
             path.write_text(text, encoding='utf-8')
 
 
+def line_of(row: dict) -> str:
+    "The mutant of a row in a line."
+    return line(Mutant(**{f.name: row[f.name] for f in fields(Mutant)}))
+
+
 def line(m: Mutant) -> str:
     "A mutant in a line."
     before, after = (' '.join(t.split()) for t in (m.before, m.after))
     return f'{m.module}.py:{m.line} {m.function}, {m.kind}: {before} -> {after}'
 
 
-def judge(drawn: list[Mutant], timeout: float) -> list[dict]:
+def judge(drawn: list[Mutant], timeout: float, known: dict[str, dict]) -> Iterator[dict]:
     """What became of each mutant, a row of its facts.
 
     `killed_by` is the test that fails for it, None where it survived; `unsound` are tests that were
-    not asked since they fail without a mutant too.
+    not asked since they fail without a mutant too. `known`: rows of an earlier call, by `line`.
     """
-    rows, plain = [], {}
+    plain = {}
     with tempfile.TemporaryDirectory() as folder:
         copy = copy_of(REPO, Path(folder))
         for m in drawn:
+            if line(m) in known:
+                yield known[line(m)]
+                continue
             start, killed_by, unsound = time.perf_counter(), None, []
             for name, command in commands(m, copy).items():
                 if (m.module, name) not in plain:
@@ -312,9 +320,18 @@ def judge(drawn: list[Mutant], timeout: float) -> list[dict]:
                     break
             seconds = round(time.perf_counter() - start, 1)
             row = dict(killed_by=killed_by, unsound=unsound, seconds=seconds)
-            rows.append(asdict(m) | row)
             print(f'{verdict(row)}: {line(m)}', flush=True)
-    return rows
+            yield asdict(m) | row
+
+
+def report_of(rows: list[dict], settings: dict) -> dict:
+    "Shares and survivors of the rows so far."
+    said = [verdict(r).split()[0] for r in rows]
+    killed, tried = said.count('killed'), len(said) - said.count('undecided')
+    share = killed / tried if tried else None
+    survivors = [line_of(r) for r, word in zip(rows, said) if word == 'survived']
+    found = dict(settings=settings, tried=tried, killed=killed, share=share)
+    return found | dict(survivors=survivors, mutants=rows)
 
 
 def verdict(row: dict) -> str:
@@ -335,7 +352,7 @@ def main() -> None:
     parser.add_argument('--module', action='append', help='draw from these modules alone')
     parser.add_argument('--timeout', type=float, default=600, help='seconds for each of two tests')
     parser.add_argument('--list', action='store_true', help='only show the mutants')
-    parser.add_argument('--out', type=Path, help='JSON')
+    parser.add_argument('--out', type=Path, help='JSON, written at each; given again, it goes on')
     args = parser.parse_args()
     drawn = draw(REPO, args.functions, args.seed, args.module)
     if not drawn:
@@ -343,17 +360,19 @@ def main() -> None:
     if args.list:
         print('\n'.join(map(line, drawn)))
         return
-    rows = judge(drawn, args.timeout)
-    said = [verdict(r).split()[0] for r in rows]
-    killed, tried = said.count('killed'), len(said) - said.count('undecided')
-    print(f'{killed} of {tried} mutants killed, {len(said) - tried} undecided')
-    if args.out:
-        settings = dict(functions=args.functions, seed=args.seed, module=args.module)
-        report = dict(settings=settings, tried=tried, killed=killed)
-        report['share'] = killed / tried if tried else None
-        report['survivors'] = [line(m) for m, word in zip(drawn, said) if word == 'survived']
-        report['mutants'] = rows
-        args.out.write_text(json.dumps(report, indent=1) + '\n', encoding='utf-8')
+    settings = dict(functions=args.functions, seed=args.seed, module=args.module)
+    known = {}
+    if args.out and args.out.is_file():
+        known = {line_of(row): row for row in json.loads(args.out.read_text())['mutants']}
+    rows = []
+    for row in judge(drawn, args.timeout, known):
+        rows.append(row)
+        if args.out:
+            text = json.dumps(report_of(rows, settings), indent=1)
+            args.out.write_text(text + '\n', encoding='utf-8')
+    found = report_of(rows, settings)
+    undecided = len(rows) - found['tried']
+    print(f'{found["killed"]} of {found["tried"]} mutants killed, {undecided} undecided')
 
 
 if __name__ == '__main__':
