@@ -6,7 +6,7 @@
 __all__ = ['LIMIT', 'FMOW', 'NORMALISATIONS', 'ImageReadError', 'pixel_limit', 'open_picture', 'read_image', 'is_deep',
            'jpeg2000_bits', 'orientation', 'pages', 'upright_hw', 'rgb', 'upright', 'part_of', 'check_header', 'decode',
            'picture_hw', 'resized', 'stretch', 'as_uint8', 'read_mask', 'class_numbers', 'explained',
-           'check_unit_range', 'Normalisation', 'image_stats']
+           'check_unit_range', 'check_normalised', 'Normalisation', 'image_stats']
 
 # %% ../../nbs/engine/02_images.ipynb #images-imports
 import math
@@ -226,7 +226,9 @@ def as_uint8(image, channels: tuple | None = None, limits: tuple | None = None) 
     torch.Size([3, 64, 64])
     """
     if isinstance(image, Image.Image):
-        image = np.array(image if image.mode.startswith(('I', 'F')) else image.convert('RGB'))
+        if is_deep(image) and not image.mode.startswith(('I', 'F')):
+            raise ValueError(f'{image.mode} picture of 16 bits a channel; open it with open_tiles')
+        image = np.array(image) if is_deep(image) else rgb(upright(image))
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.atleast_3d(image)).permute(2, 0, 1)
     if image.ndim == 2:
@@ -326,6 +328,25 @@ def check_unit_range(images: torch.Tensor) -> None:
             f'pixels from {low:g} to {high:g}; uint8, or float from 0 to 1, is meant: '
             'divide 0..255 by 255, stretch other values (as_uint8 with limits=...), and do not '
             'normalise twice'
+        )
+
+# %% ../../nbs/engine/02_images.ipynb #images-normalised
+def check_normalised(x: torch.Tensor, most: float = 60) -> None:
+    """`ValueError` for a network's input that can only be pixels of another scale.
+
+    Values from 0 to 255, reflectance times 10,000 or 16 bits are far beyond what any channel's mean
+    and standard deviation leave of 0..1 (about 10). Not asked while a network is traced, compiled
+    or on another device than the CPU, where the answer would have to be waited for.
+    """
+    if not isinstance(x, torch.Tensor) or x.device.type != 'cpu' or not x.numel():
+        return
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    low, high = (v.item() for v in x.detach().aminmax())
+    if max(high, -low) > most:
+        raise ValueError(
+            f'input from {low:g} to {high:g} is not normalised: model.normalisation(images) takes '
+            'uint8, or float from 0 to 1 (as_uint8 with limits=... stretches other values)'
         )
 
 # %% ../../nbs/engine/02_images.ipynb #normalisation

@@ -705,6 +705,11 @@ def collate(tiles: Sequence[Tile]) -> Batch:
     images = torch.zeros(len(tiles), h, w, tiles[0].image.shape[0], dtype=torch.uint8)
     images = images.permute(0, 3, 1, 2)  # colours side by side in memory, as decoders leave them
     for out, tile in zip(images, tiles):
+        if tile.image.dtype != torch.uint8:
+            raise ValueError(
+                f'{tile.path}: {tile.image.dtype} pixels, but uint8 from 0 to 255 is meant; '
+                'as_uint8(image, limits=(0, 1)), or its own limits, stretches it'
+            )
         out[:, : tile.image.shape[1], : tile.image.shape[2]] = tile.image
     gsds = [float('nan') if t.gsd is None else t.gsd for t in tiles]
     return Batch(images, hw, torch.tensor(gsds, dtype=torch.float64), [t.path for t in tiles])
