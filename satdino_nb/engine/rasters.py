@@ -296,7 +296,8 @@ def with_rasters(tiles: Tiles, source, how: Windows = Windows()) -> Tiles:
     """
     beside: dict[Path, set] = {}
     readings, notes, wholes = {}, {}, {}
-    paths = list(dict.fromkeys(tiles.paths))
+    settled = tiles.readings if isinstance(tiles, GeoTiles) else {}
+    paths = [p for p in dict.fromkeys(tiles.paths) if p not in settled]
     for name in tqdm(paths, 'reading headers', leave=False, disable=len(paths) < 1000):
         path = Path(name)
         if path.suffix.lower() not in LOCATED_SUFFIXES | {'.png'}:
@@ -324,6 +325,8 @@ def with_rasters(tiles: Tiles, source, how: Windows = Windows()) -> Tiles:
         return tiles
     say(notes, source)
     boxes = [box or wholes.get(path) for path, box in zip(tiles.paths, tiles.boxes)]
+    if isinstance(tiles, GeoTiles):
+        readings, notes = {**settled, **readings}, {**tiles.notes, **notes}
     return as_geotiles(tiles, boxes=boxes, readings=readings, notes=notes)
 
 
