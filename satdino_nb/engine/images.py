@@ -83,7 +83,9 @@ def is_deep(image: Image.Image) -> bool:
 
 def jpeg2000_bits(image: Image.Image) -> int:
     "Bits of a channel of an opened JPEG 2000 file, by the SIZ marker (ISO/IEC 15444-1, A.5.1)."
-    with open(image.filename, 'rb') as file:
+    if not (name := getattr(image, 'filename', '')):
+        return 8
+    with open(name, 'rb') as file:
         head = file.read(65536)
     at = head.find(b'\xff\x4f\xff\x51')
     return 8 if at < 0 or at + 42 >= len(head) else (head[at + 42] & 0x7F) + 1
@@ -102,7 +104,8 @@ def pages(image: Image.Image) -> int:
         count = 0
         for k in range(getattr(image, 'n_frames', 1)):
             image.seek(k)
-            count += not image.tag_v2.get(254, 0) & 5  # NewSubfileType: reduced, mask
+            tags = getattr(image, 'tag_v2', {})
+            count += not tags.get(254, 0) & 5  # NewSubfileType: reduced, mask
         image.seek(0)
         return count
     return getattr(image, 'n_frames', 1) if image.format in ('GIF', 'PNG', 'WEBP') else 1

@@ -96,7 +96,10 @@ def one_file(path: Path, gsd: float | Callable | None) -> Tiles:
 
 def mixed_folder(path, rows: list, classes, located: set, gsd, on_error: str) -> Tiles:
     "Windows of the `located` files among `rows`; the others are whole, of the given `gsd`."
-    out, readings, notes, empty = [], {}, {}, 0
+    out: list[dict] = []
+    readings: dict = {}
+    notes: dict[str, list] = {}
+    empty = 0
     for row in rows:
         if row['path'] in located:
             stated = None if callable(gsd) else gsd

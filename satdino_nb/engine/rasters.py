@@ -210,7 +210,10 @@ def geotiff_tiles(
     found, classes = [dict(path=Path(path))], ()
     if not Path(path).is_file():
         found, classes = listed(path, RASTER_SUFFIXES)
-    rows, readings, notes, empty = [], {}, {}, 0
+    rows: list[dict] = []
+    readings: dict[str, Reading] = {}
+    notes: dict[str, list] = {}
+    empty = 0
     for row in tqdm(found, 'reading headers', leave=False, disable=len(found) < 50):
         if 'problem' in row:
             rows.append(row)
@@ -295,7 +298,9 @@ def with_rasters(tiles: Tiles, source, how: Windows = Windows()) -> Tiles:
     source: to be named in the warning. how: bands and stretch. Other tiles stay as they are.
     """
     beside: dict[Path, set] = {}
-    readings, notes, wholes = {}, {}, {}
+    readings: dict[str, Reading] = {}
+    notes: dict[str, list] = {}
+    wholes: dict[str, tuple] = {}
     settled = tiles.readings if isinstance(tiles, GeoTiles) else {}
     paths = [p for p in dict.fromkeys(tiles.paths) if p not in settled]
     for name in tqdm(paths, 'reading headers', leave=False, disable=len(paths) < 1000):
