@@ -20,7 +20,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 from torch.nn import functional as F
 
-from .images import Normalisation
+from .images import Normalisation, check_normalised
 from .weights import Described, resample_positions
 
 # %% ../../nbs/engine/04_backbone.ipynb #tokens
@@ -333,6 +333,7 @@ class CheckedPatchEmbed(PatchEmbed):
             raise ValueError(f'{x.dtype} pixels: normalise them first, with model.normalisation(x)')
         if x.shape[1] != self.proj.in_channels:
             raise ValueError(f'{x.shape[1]} channels for a model of {self.proj.in_channels}')
+        check_normalised(x)
         (h, w), (p, q) = x.shape[-2:], self.patch_size
         if (h % p or w % q) and not self.dynamic_img_pad:
             raise ValueError(

@@ -12,8 +12,25 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from .datasets import DatasetTiles
-from .rasters import Windows, all_georeferenced, geotiff_tiles
-from .tiles import Tiles, folder_tiles, mixed_tiles, table_tiles
+from satdino_nb.engine.rasters import (
+    GeoTiles,
+    Windows,
+    all_georeferenced,
+    geotiff_tiles,
+    kind_of,
+    say,
+    sidecars,
+    taken,
+    with_rasters,
+)
+from satdino_nb.engine.tiles import (
+    Tiles,
+    folder_tiles,
+    gather,
+    listed,
+    mixed_tiles,
+    table_tiles,
+)
 
 # %% ../../nbs/engine/02_opening.ipynb #open-tiles
 def open_tiles(
@@ -24,10 +41,10 @@ def open_tiles(
 ) -> Tiles:
     """The tiles of `source`, by the reader that fits it.
 
-    source: a folder of images (flat, or one subfolder for each class), a GeoTIFF or a folder of
-        them, a `.csv` or `.parquet` table, a `.json` mixture, or a map-style torch data set.
-    gsd: metres per pixel, a number or, for a folder, a function of the path. None: unknown, or the
-        file's own where it is a GeoTIFF. Tables and mixtures state theirs (`ValueError`).
+    source: a folder of images (flat, or one subfolder for each class), one image or GeoTIFF, a
+        `.csv` or `.parquet` table, a `.json` mixture, or a map-style torch data set.
+    gsd: metres per pixel, a number or, for a folder, a function of the path, for files that do not
+        state their own. None: unknown. Tables and mixtures state theirs (`ValueError`).
     on_error: 'stop' with a list of what is wrong (`ValueError`), or 'skip' it with a warning.
     how: cut georeferenced files into such windows; None: 256 pixels, red, green, blue.
 
@@ -47,10 +64,67 @@ def open_tiles(
     if kind == '.json':
         return mixed_tiles(path, open_part, on_error)
     if kind in OWN_GSD:
-        return table_tiles(path, on_error=on_error)
+        return with_rasters(table_tiles(path, on_error=on_error), path)
+    return with_rasters(file_or_folder(path, gsd, on_error), path)
+
+# %% ../../nbs/engine/02_opening.ipynb #open-file-or-folder
+def file_or_folder(path: Path, gsd: float | Callable | None, on_error: str) -> Tiles:
+    "The tiles of an image file or folder: windows of its georeferenced files, the others whole."
     if gsd is None and all_georeferenced(path):
         return geotiff_tiles(path, on_error=on_error)
-    return folder_tiles(path, gsd, on_error)
+    rows, classes = ([dict(path=path)], ()) if path.is_file() else listed(path)
+    beside = {folder: sidecars(folder) for folder in {Path(r['path']).parent for r in rows}}
+    try:
+        located = {
+            r['path']
+            for r in rows
+            if 'problem' not in r and kind_of(r['path'], beside[r['path'].parent]) == 'located'
+        }
+    except ImportError:
+        if gsd is None:
+            raise
+        located = set()  # without rasterio the GSD that is given stands
+    if not located:
+        return folder_tiles(path, gsd, on_error) if path.is_dir() else one_file(path, gsd)
+    return mixed_folder(path, rows, classes, located, gsd, on_error)
+
+
+def one_file(path: Path, gsd: float | Callable | None) -> Tiles:
+    "One picture as tiles."
+    return Tiles([path], [gsd(path) if callable(gsd) else gsd])
+
+
+def mixed_folder(path, rows: list, classes, located: set, gsd, on_error: str) -> Tiles:
+    "Windows of the `located` files among `rows`; the others are whole, of the given `gsd`."
+    out: list[dict] = []
+    readings: dict = {}
+    notes: dict[str, list] = {}
+    empty = 0
+    for row in rows:
+        if row['path'] in located:
+            stated = None if callable(gsd) else gsd
+            more, n = taken(row['path'], row, stated, Windows(), (readings, notes))
+            out += more
+            empty += n
+        elif 'problem' in row or not callable(gsd):
+            out.append(row | dict(gsd=gsd))
+        else:
+            try:
+                out.append(row | dict(gsd=gsd(row['path'])))
+            except (ValueError, OSError, LookupError) as e:
+                problem = f'{row["path"]}: its GSD could not be told ({e})'
+                out.append(row | dict(problem=problem))
+    for row in out:
+        if row.get('gsd') is None and 'problem' not in row:
+            note = (
+                'its GSD is unknown, other files here state theirs (gsd=..., or move it elsewhere)'
+            )
+            notes.setdefault(note, []).append(str(row['path']))
+    say(notes, path)
+    make = lambda **columns: GeoTiles(**columns, readings=readings, notes=notes)
+    tiles = gather(out, classes, on_error, path, make)
+    tiles.left_out += empty
+    return tiles
 
 # %% ../../nbs/engine/02_opening.ipynb #data-open-part
 OWN_GSD = {

@@ -275,7 +275,7 @@ def check_images(
     return good
 
 # %% ../../nbs/engine/02_tiles.ipynb #walk
-IMAGE_SUFFIXES = frozenset({'.jpg', '.jpeg', '.png', '.tif', '.tiff', '.bmp', '.webp'})
+IMAGE_SUFFIXES = frozenset('.jpg .jpeg .jpe .jfif .png .tif .tiff .bmp .webp .gif .jp2'.split())
 
 
 def walk(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path], dict, list, list]:
@@ -322,6 +322,25 @@ def check_classes(classes: Iterable[str], source) -> None:
             'rename one, or merge them'
         )
 
+# %% ../../nbs/engine/02_tiles.ipynb #passed-over
+OTHER_PICTURES = frozenset(
+    '.heic .heif .avif .jxl .j2k .dng .nef .cr2 .arw .ppm .pgm .svg .pdf .psd .tga .exr .hdr .npy '
+    '.npz .mat .h5 .hdf .hdf5 .nc .img .ecw .sid .zip .tar .gz .tfrecord .safe'.split()
+)
+
+
+def say_passed_over(path: Path, suffixes: frozenset) -> None:
+    "Warn with the number of files below `path` that hold pictures which no reader opens."
+    others = walk(path, suffixes)[1]
+    known = {e: n for e, n in others.items() if e in OTHER_PICTURES or e in IMAGE_SUFFIXES}
+    if known:
+        counts = ', '.join(f'{n} x {e}' for e, n in known.items())
+        warnings.warn(
+            f'{path}: passed over {sum(known.values())} files ({counts}); convert them to PNG, '
+            'JPEG or TIFF if they are images of the data',
+            stacklevel=4,
+        )
+
 # %% ../../nbs/engine/02_tiles.ipynb #listed
 def listed(path, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[dict], tuple]:
     """`(rows, classes)` of an image folder.
@@ -345,6 +364,7 @@ def listed(path, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[dict], tupl
         endings = ', '.join(sorted(suffixes))
         raise ValueError(f'{path}: no images in it or in its subfolders ({endings})')
     check_classes(classes, path)
+    say_passed_over(path, suffixes)
     rows = [dict(path=f) for f in loose]
     rows += [dict(path=f, label=k) for k, c in enumerate(classes) for f in below[c][0]]
     return rows + [dict(path=p, problem=p) for p in problems], tuple(classes)
@@ -685,6 +705,11 @@ def collate(tiles: Sequence[Tile]) -> Batch:
     images = torch.zeros(len(tiles), h, w, tiles[0].image.shape[0], dtype=torch.uint8)
     images = images.permute(0, 3, 1, 2)  # colours side by side in memory, as decoders leave them
     for out, tile in zip(images, tiles):
+        if tile.image.dtype != torch.uint8:
+            raise ValueError(
+                f'{tile.path}: {tile.image.dtype} pixels, but uint8 from 0 to 255 is meant; '
+                'as_uint8(image, limits=(0, 1)), or its own limits, stretches it'
+            )
         out[:, : tile.image.shape[1], : tile.image.shape[2]] = tile.image
     gsds = [float('nan') if t.gsd is None else t.gsd for t in tiles]
     return Batch(images, hw, torch.tensor(gsds, dtype=torch.float64), [t.path for t in tiles])
