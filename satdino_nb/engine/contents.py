@@ -71,7 +71,9 @@ def tile_keys(tiles: HasFiles, workers: int = 4) -> list[str] | None:
         with ThreadPoolExecutor(workers) as pool:
             each = pool.map(file_sum, files)
             quick = len(files) < 1000
-            found = list(tqdm(each, 'reading files', len(files), leave=False, disable=quick or None))
+            found = list(
+                tqdm(each, 'reading files', len(files), leave=False, disable=quick or None)
+            )
     except OSError:
         return None
     sums = dict(zip(files, found))

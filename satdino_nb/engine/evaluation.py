@@ -34,6 +34,7 @@ from satdino_nb.engine.protocols import (
     gsd_error,
     model_name,
 )
+from .recipe import PretrainConfig
 from satdino_nb.engine.report import (
     Report,
     Result,
@@ -42,7 +43,6 @@ from satdino_nb.engine.report import (
     report_figures,
     save_report,
 )
-from .recipe import PretrainConfig
 from .segmentation import SegmentConfig
 from .setup import read_images
 from .tiles import Tiles, read_table, split_tiles, table_tiles
@@ -218,7 +218,6 @@ def parted(folder, tiles: Tiles, known: set[str]) -> tuple[Tiles, Tiles]:
         )
     warnings.warn(said)
     return tiles.subset(seen), tiles.subset(new)
-
 
 # %% ../../nbs/engine/07_evaluation.ipynb #evaluate-run
 def evaluate_run(

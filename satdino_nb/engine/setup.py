@@ -196,7 +196,6 @@ def with_gsd_token(plain: SatViT, mlp_ratio: float = 4.0, drop_path: float = 0.0
     whole.load_state_dict(state, strict=False)
     return whole
 
-
 # %% ../../nbs/engine/06_setup.ipynb #fused-attention
 def fused_attention(backbone: SatViT, on: bool = True) -> SatViT:
     "`backbone` with torch's fused attention, or with the plain products."
@@ -337,7 +336,6 @@ class Prepared:
     def start(self) -> int:
         "The step to begin with."
         return self.found[1]['done'] if self.found else 0
-
 
     @property
     def content(self) -> str:
