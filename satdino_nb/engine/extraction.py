@@ -203,8 +203,8 @@ def weights_hash(model: Any) -> str:
 def data_hash(tiles: Tiles) -> str:
     """A hash of the pixels and GSDs of tiles.
 
-    - `tiles`: of files (by their bytes, wherever they lie), or of another data set (by the pixels themselves,
-      which reads them all).
+    - `tiles`: of files (by their bytes, wherever they lie), or of another data set (by the pixels
+      themselves, which reads them all).
     """
     digest = hashlib.blake2b(repr([tiles.gsds, tiles.size]).encode(), digest_size=16)
     if not isinstance(tiles, DatasetTiles):

@@ -41,8 +41,8 @@ def find_tiles(
     """All tiles of a run: `tiles`, or else those of `c.data`; looked at once if `c.check`.
 
     `smallest`: the least side of an image, in pixels. `before`: refuses tiles by what is known of
-    them before images are read, which takes long where there are many. `ValueError` where there are none,
-    `ImageReadError` for images that cannot be used.
+    them before images are read, which takes long where there are many. `ValueError` where there
+    are none, `ImageReadError` for images that cannot be used.
 
     Example: `find_tiles(DataConfig(data=Path('tiles'), gsd=10.0))`.
     """

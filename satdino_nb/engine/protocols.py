@@ -155,7 +155,8 @@ def contenders(models, baselines: bool = True, seeds: int = 3) -> list[Contender
         return out
     own = lambda name: f'{name} (baseline)' if name in named else name
     try:
-        out.append(Contender(own('untrained'), [untrained(out[0].models[0], s) for s in range(seeds)]))
+        fresh = [untrained(out[0].models[0], s) for s in range(seeds)]
+        out.append(Contender(own('untrained'), fresh))
     except ValueError as e:
         warnings.warn(f'no untrained baseline: {e}')
     return out + [Contender(own(name), [Baseline(name)]) for name in BASELINES]

@@ -288,11 +288,11 @@ def check_is_vit(state: dict, gsd_token: bool | None) -> None:
     if (registers > 1) if gsd_token is None else (registers != int(gsd_token)):
         raise ValueError(
             f'a ViT with {registers} register tokens, not a SatDINO model, which has one, '
-            'the GSD token; evaluate other models as timm:NAME, or load them with timm and hand them '
-            'to as_backbone'
+            'the GSD token; evaluate other models as timm:NAME, or load them with timm and hand '
+            'them to as_backbone'
             + (
-                '; pretrain begins with it (--init) and draws the token; load_satdino takes it with '
-                'gsd_token=False'
+                '; pretrain begins with it (--init) and draws the token; load_satdino takes it '
+                'with gsd_token=False'
                 if not registers
                 else ''
             )
