@@ -67,6 +67,7 @@ from satdino_nb.engine.setup import (
     build,
     fused_attention,
     make_optimiser,
+    own_folder,
     plain_backbone,
     prepare,
     set_up,
@@ -202,9 +203,11 @@ def pretrain(
     accelerator = start_accelerator(config)
     ready = on_main(accelerator, lambda: prepare(config, tiles, accelerator.num_processes))
     c = ready.config
-    with advice_on_memory(c):
+    with own_folder(ready, accelerator), advice_on_memory(c):
         learner = set_up(c, ready.statistics, accelerator)
-        checkpoints = Checkpoints(accelerator, c.out / 'checkpoints', c.keep, ready.data)
+        checkpoints = Checkpoints(
+            accelerator, c.out / 'checkpoints', c.keep, ready.data, ready.facts
+        )
         torch.manual_seed(c.seed + accelerator.process_index)  # each its own drop path
         if ready.found:
             checkpoints.load(ready.found[0])
@@ -234,6 +237,8 @@ def dry_run(config: PretrainConfig, tiles: Tiles | None = None, steps: int = 5) 
 def main(args: Sequence[str] | None = None) -> None:
     "Command line of `python -m satdino_nb.pretrain`; `args`: its words, unless those given to it."
     config, dry = command_line(args)
+    if config.data is not None and os.environ.get('RANK', '0') == '0':
+        print(f'opening {config.data}', flush=True)
     try:
         if dry:
             return print(dry_run(config, steps=dry))

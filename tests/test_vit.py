@@ -821,7 +821,7 @@ def test_no_network(monkeypatch, tmp_path):
         in str(e.value)
     )
     with pytest.raises(FileNotFoundError, match='someone/else: could not get model.safetensors'):
-        load_satdino('someone/else', cache_dir=tmp_path)
+        load_satdino('hf-hub:someone/else', cache_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match='satdino_small_patch16: could not get its weights'):
         timm.create_model('satdino_small_patch16', pretrained=True, cache_dir=tmp_path)
 

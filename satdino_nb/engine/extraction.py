@@ -12,6 +12,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 
 from .backbone import Backbone, as_backbone
 from .datasets import DatasetTiles
+from .folders import FolderInUseError, owned, reserve
 from .tiles import Batch, Tiles, collate, fingerprint
 from .training import fast_precision, pick_device, write_whole
 from ..views import centre_view
@@ -201,8 +203,8 @@ def weights_hash(model: Any) -> str:
 def data_hash(tiles: Tiles) -> str:
     """A hash of the pixels and GSDs of tiles.
 
-    - `tiles`: of files (by name, size and time), or of another data set (by the pixels themselves,
-      which reads them all).
+    - `tiles`: of files (by their bytes, wherever they lie), or of another data set (by the pixels
+      themselves, which reads them all).
     """
     digest = hashlib.blake2b(repr([tiles.gsds, tiles.size]).encode(), digest_size=16)
     if not isinstance(tiles, DatasetTiles):
@@ -219,7 +221,10 @@ class FeatureColumns:
     """Columns of N rows, filled from the front; `done` rows are there from an earlier call.
 
     - `n`: number of rows.
-    - `folder`: where they are kept, memory-mapped; None: in memory.
+    - `folder`: where they are kept, memory-mapped; None: in memory. Also in memory, with a warning,
+      while another process fills that folder: two would write over each other's rows.
+
+    `OSError` where the disk has no room for them.
 
         with FeatureColumns(90) as columns: columns.add(dict(cls=torch.zeros(10, 384)))
     """
@@ -230,9 +235,20 @@ class FeatureColumns:
         self.arrays: dict[str, np.ndarray] = {}
         self.done = 0
         self.noted = time.monotonic()
+        self.held = ExitStack()
         if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.done = self.reopen(self.folder)
+            self.own(self.folder)
+
+    def own(self, folder: Path) -> None:
+        "Take the folder and what is in it, unless another process has it."
+        try:
+            self.held.enter_context(owned(folder))
+        except FolderInUseError as e:
+            self.folder = None
+            said = str(e).partition(';')[0]
+            warnings.warn(f'{said}; these features are computed and kept in memory', stacklevel=4)
+        else:
+            self.done = self.reopen(folder)
 
     def reopen(self, folder: Path) -> int:
         "Rows kept by an earlier call; 0 if there are none, or if they are damaged."
@@ -267,7 +283,10 @@ class FeatureColumns:
         shape = (self.n, *rows.shape[1:])
         if self.folder is None:
             return np.empty(shape, rows.dtype)
-        return np.lib.format.open_memmap(self.folder / f'{name}.npy', 'w+', rows.dtype, shape)
+        file = self.folder / f'{name}.npy'
+        column = np.lib.format.open_memmap(file, 'w+', rows.dtype, shape)
+        reserve(file, file.stat().st_size)  # a map of a file without room ends the process
+        return column
 
     def note(self) -> None:
         "Bring what is done to the disk, then say how much it is."
@@ -284,7 +303,10 @@ class FeatureColumns:
         return self
 
     def __exit__(self, *_) -> None:
-        self.note()  # also after an error or Ctrl-C
+        try:
+            self.note()  # also after an error or Ctrl-C
+        finally:
+            self.held.close()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The columns.

@@ -8,7 +8,7 @@ __all__ = ['find_tiles', 'check_gsds', 'run_tiles', 'for_reading', 'DeviceViews'
 
 # %% ../../nbs/engine/06_loading.ipynb #imports
 import signal
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -32,11 +32,17 @@ from .training import batches
 from ..views import MultiCrop, join_views
 
 # %% ../../nbs/engine/06_loading.ipynb #find-tiles
-def find_tiles(c: DataConfig, tiles: Tiles | None = None, smallest: int = 1) -> Tiles:
+def find_tiles(
+    c: DataConfig,
+    tiles: Tiles | None = None,
+    smallest: int = 1,
+    before: Callable[[Tiles], None] = lambda tiles: None,
+) -> Tiles:
     """All tiles of a run: `tiles`, or else those of `c.data`; looked at once if `c.check`.
 
-    `smallest`: the least side of an image, in pixels. `ValueError` where there are none,
-    `ImageReadError` for images that cannot be used.
+    `smallest`: the least side of an image, in pixels. `before`: refuses tiles by what is known of
+    them before images are read, which takes long where there are many. `ValueError` where there
+    are none, `ImageReadError` for images that cannot be used.
 
     Example: `find_tiles(DataConfig(data=Path('tiles'), gsd=10.0))`.
     """
@@ -44,6 +50,7 @@ def find_tiles(c: DataConfig, tiles: Tiles | None = None, smallest: int = 1) -> 
         if c.data is None:
             raise ValueError('no data: name a folder of images or an index (--data)')
         tiles = open_tiles(c.data, c.gsd, c.on_error)
+    before(tiles)
     return check_images(tiles, c.on_error, smallest=smallest) if c.check else tiles
 
 
@@ -69,7 +76,8 @@ def run_tiles(config: PretrainConfig, tiles: Tiles | None = None) -> tuple[Tiles
 
     Example: `train, held = run_tiles(PretrainConfig(data=Path('tiles'), gsd=10.0))`.
     """
-    tiles = find_tiles(config, tiles, config.vit.patch_size)
+    soon = lambda all: check_gsds(split_tiles(all, config.held_out, seed=0)[0], config)
+    tiles = find_tiles(config, tiles, config.vit.patch_size, before=soon)
     train, held = split_tiles(tiles, config.held_out, seed=0)
     check_gsds(train, config)
     if config.temporal and not any(train.places):

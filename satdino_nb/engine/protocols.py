@@ -143,6 +143,7 @@ def contenders(models, baselines: bool = True, seeds: int = 3) -> list[Contender
 
     With `baselines` also the first model untrained, by `seeds` seeds, and `BASELINES`. A network
     that cannot be started afresh is a warning. `ValueError` if there is no model.
+    Names are labels: where a model is called as a baseline is, it is the baseline that is renamed.
     `[c.name for c in contenders('runs/first')]` begins with 'first', 'untrained'.
     """
     several = models if isinstance(models, (list, tuple)) else [models]
@@ -152,11 +153,13 @@ def contenders(models, baselines: bool = True, seeds: int = 3) -> list[Contender
     out = [Contender(name, [open_model(m)]) for name, m in named.items()]
     if not baselines:
         return out
+    own = lambda name: f'{name} (baseline)' if name in named else name
     try:
-        out.append(Contender('untrained', [untrained(out[0].models[0], s) for s in range(seeds)]))
+        fresh = [untrained(out[0].models[0], s) for s in range(seeds)]
+        out.append(Contender(own('untrained'), fresh))
     except ValueError as e:
         warnings.warn(f'no untrained baseline: {e}')
-    return out + [Contender(name, [Baseline(name)]) for name in BASELINES]
+    return out + [Contender(own(name), [Baseline(name)]) for name in BASELINES]
 
 
 def first_network(who: Sequence[Contender]):
@@ -181,7 +184,10 @@ def model_name(m) -> str:
     if not isinstance(m, (str, Path)):
         return type(getattr(m, 'network', m)).__name__
     path = Path(m)
-    return path.parent.name if path.name == 'model.safetensors' else str(m).rpartition('/')[2]
+    if path.name in ('', '..'):  # of '.', '..' and '/'
+        path = path.resolve()
+    inside = path.name == 'model.safetensors'
+    return path.resolve().parent.name if inside else path.name or str(path)
 
 # %% ../../nbs/engine/07_protocols.ipynb #setup
 @dataclass

@@ -7,6 +7,7 @@ __all__ = ['NO_READOUT', 'SatViT', 'predict_gsd', 'fit_gsd_head', 'load_satdino'
            'satdino_small_patch16', 'satdino_small_patch8', 'satdino_base_patch16', 'satdino_large_patch16']
 
 # %% ../../nbs/engine/04_satvit.ipynb #imports
+import re
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from .backbone import CheckedPatchEmbed, PositionedViT, SatBlock, Tokens
 from .images import FMOW, Normalisation
 from satdino_nb.engine.weights import (
     HUB_ARGUMENTS,
+    ON_HUB,
     SHIPPED,
     Shared,
     ViTConfig,
@@ -104,8 +106,11 @@ class SatViT(PositionedViT, Shared):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kw) -> 'SatViT':
-        "`load_satdino(pretrained_model_name_or_path, **kw)`; the name is huggingface_hub's."
-        return load_satdino(pretrained_model_name_or_path, **kw)
+        "`load_satdino`, where 'owner/name' is a repository, as for huggingface_hub."
+        name = str(pretrained_model_name_or_path)
+        if re.fullmatch(r'[\w-][\w.-]*/[\w.-]+', name) and not Path(name).exists():
+            name = ON_HUB + name
+        return load_satdino(name, **kw)
 
     def load_pretrained(self, checkpoint_path, prefix: str = '') -> None:
         "timm's hook: load a checkpoint of any form."

@@ -4,28 +4,33 @@
 
 # %% auto #0
 __all__ = ['forget_accelerator', 'check_shares', 'start_accelerator', 'with_precision', 'choose_precision', 'start_backbone',
-           'initial_backbone', 'fused_attention', 'suit_machine', 'build', 'load_all', 'make_optimiser',
-           'plain_backbone', 'Learner', 'set_up', 'Prepared', 'prepare', 'begin_folder', 'advice_on_memory']
+           'initial_backbone', 'vit_option', 'with_gsd_token', 'fused_attention', 'suit_machine', 'build', 'load_all',
+           'make_optimiser', 'plain_backbone', 'Learner', 'set_up', 'Prepared', 'prepare', 'begun', 'make_way',
+           'own_folder', 'said_of', 'save_images', 'read_images', 'kept_statistics', 'begin_folder', 'advice_on_memory']
 
 # %% ../../nbs/engine/06_setup.ipynb #imports
 import json
 import os
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from ..dino import DINOHead, SatDINO, param_groups
 from .checkpoints import find_resume, fingerprint, newest_checkpoint, set_aside
+from .contents import content_sum, tile_keys
+from .folders import LOCK, FolderInUseError, check_free, check_outside, owned
 from .health import read_rows
 from .images import Normalisation
 from .loading import for_reading, run_tiles
@@ -50,7 +55,7 @@ from satdino_nb.engine.training import (
     why_precision,
     write_whole,
 )
-from .weights import ViTConfig
+from .weights import ViTConfig, find_weights, read_header, read_weights, timm_shape
 from ..vit import SatViT, load_satdino
 
 # %% ../../nbs/engine/06_setup.ipynb #accelerator
@@ -120,19 +125,41 @@ def start_backbone(c: ModelConfig, normalisation: Normalisation) -> SatViT:
     """
     if c.init is None:
         return SatViT(c.vit, normalisation, drop_path_rate=c.drop_path)
-    return initial_backbone(c.init, c.vit, c.drop_path)
+    return initial_backbone(c.init, c.vit, c.drop_path, normalisation)
 
 
-def initial_backbone(source: str | Path, vit: ViTConfig, drop_path: float = 0.0) -> SatViT:
+def initial_backbone(
+    source: str | Path,
+    vit: ViTConfig,
+    drop_path: float = 0.0,
+    normalisation: Normalisation | None = None,
+) -> SatViT:
     """The backbone of `source` at the size of `vit`, with its own normalisation.
 
-    `ValueError` if it has another shape.
+    `normalisation`: for a plain ViT (of timm, DINO, ...), whose file does not say its own; it gets
+    a newly drawn GSD token if `vit` has one. `ValueError` if it has another shape.
     """
-    found = load_satdino(source, img_size=vit.img_size, drop_path_rate=drop_path, verbose=False)
+    w = read_weights(find_weights(source), gsd_token=None, num_heads=vit.num_heads)
+    plain = not w.config.gsd_token and w.normalisation is None
+    # without the classes that it may have been trained for
+    bare: dict[str, Any] = dict(gsd_token=False, num_heads=vit.num_heads, num_classes=0)
+    found = load_satdino(
+        source,
+        img_size=vit.img_size,
+        drop_path_rate=drop_path,
+        verbose=False,
+        **({} if w.config.gsd_token else bare),
+        **(dict(normalisation=normalisation) if plain else {}),
+    )
+    if vit.gsd_token and not found.config.gsd_token:
+        found = with_gsd_token(found, timm_shape(w)['mlp_ratio'], drop_path)
+    if plain:
+        said = 'with a newly drawn GSD token and ' if vit.gsd_token else ''
+        print(f"{source}: a plain ViT, {said}the images' own channel statistics")
     wanted, got = (replace(v, pos_interp='timm', gsd_log=False) for v in (vit, found.config))
     if wanted != got:
         changed = {k: v for k, v in vars(got).items() if v != getattr(wanted, k)}
-        other = ' '.join(f'--vit.{k.replace("_", "-")} {v}' for k, v in changed.items())
+        other = ' '.join(vit_option(k, v) for k, v in changed.items())
         raise ValueError(
             f"{source}: a ViT of another shape than this run's; to go on from it: {other}"
         )
@@ -142,6 +169,32 @@ def initial_backbone(source: str | Path, vit: ViTConfig, drop_path: float = 0.0)
     found.linear_head = None
     found.classes = None
     return found.requires_grad_(True)
+
+# %% ../../nbs/engine/06_setup.ipynb #with-gsd-token
+def vit_option(name: str, value) -> str:
+    "A setting of the ViT as the command line takes it."
+    name = name.replace('_', '-')
+    if isinstance(value, bool):
+        return f'--vit.{"" if value else "no-"}{name}'
+    return f'--vit.{name} {value}'
+
+
+@torch.no_grad()
+def with_gsd_token(plain: SatViT, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> SatViT:
+    """A ViT without a GSD token as one that has it: the token, its position and its head are drawn.
+
+    `plain`: a network of the published form. `mlp_ratio`, `drop_path`: timm's, of the new one.
+    Everything else is as in `plain`; the token comes second, after CLS.
+    """
+    config = replace(plain.config, gsd_token=True)
+    whole = SatViT(config, plain.normalisation, mlp_ratio=mlp_ratio, drop_path_rate=drop_path)
+    state = plain.state_dict()
+    pos = state['pos_embed']
+    drawn = whole.pos_embed[:, 1:2]
+    state['pos_embed'] = torch.cat([pos[:, :1], drawn, pos[:, 1:]], 1)
+    state = {k: v for k, v in state.items() if k in whole.state_dict()}
+    whole.load_state_dict(state, strict=False)
+    return whole
 
 # %% ../../nbs/engine/06_setup.ipynb #fused-attention
 def fused_attention(backbone: SatViT, on: bool = True) -> SatViT:
@@ -249,6 +302,8 @@ class Learner(NamedTuple):
 def set_up(c: ResolvedConfig, statistics: Normalisation, accelerator: Accelerator) -> Learner:
     "The model of a run on its device, the same prepared by accelerate, and its optimiser."
     own = build(c, statistics, accelerator.device).to(accelerator.device)
+    for network in (own.student, own.teacher):  # also of a run that began with other weights
+        network.backbone.normalisation = statistics
     if c.compile:
         own.student.compile()
         own.teacher.compile()
@@ -265,6 +320,7 @@ class Prepared:
     - `statistics`: channel statistics of `train`.
     - `data`: its fingerprint.
     - `found`: the checkpoint to go on from and what it says of itself, or None.
+    - `keys`: what each of `train` is by content, None: unknown.
     """
 
     train: Tiles
@@ -274,35 +330,145 @@ class Prepared:
     statistics: Normalisation
     data: str
     found: tuple[Path, dict] | None
+    keys: list[str] | None = None
 
     @property
     def start(self) -> int:
         "The step to begin with."
         return self.found[1]['done'] if self.found else 0
 
+    @property
+    def content(self) -> str:
+        "The `content_sum` of `train`."
+        return content_sum(self.train, self.keys)
+
+    @property
+    def facts(self) -> dict:
+        "What a checkpoint says of the images, beside `data`."
+        return dict(content=self.content, normalisation=asdict(self.statistics))
+
 
 def prepare(config: PretrainConfig, tiles: Tiles | None, processes: int) -> Prepared:
-    "Everything that can fail before a run of so many processes begins; then its folder is written."
+    "Everything that can fail before a run of so many processes begins; nothing is written."
+    check_free(config.out)
+    if not begun(config):
+        check_outside(config.out, config.data)
     train, held = run_tiles(config, tiles)
     c = resolve_config(config, len(train))
     check_config(c)
     data = fingerprint(train)
     reading = for_reading(train, c)
+    keys = tile_keys(train)
+    found = find_resume(c, data, processes, content_sum(train, keys))
     statistics = channel_stats(train)
+    if found:
+        statistics = kept_statistics(c, found[1], statistics)
     if c.init is not None:
-        build(c, statistics)  # the weights to start from are found, and fit
-    found = find_resume(c, data, processes)
-    ready = Prepared(train, held, reading, c, statistics, data, found)
-    begin_folder(c, ready.start)
-    where = f'going on from {found[0]}' if found else f'writing to {c.out}'
-    print(f'{len(train)} images to train on, {len(held)} held out; {where}')
-    return ready
+        # the weights to start from are found, and fit
+        own = build(c, statistics).student.backbone.normalisation
+        statistics = statistics if found else own
+    return Prepared(train, held, reading, c, statistics, data, found, keys)
 
 # %% ../../nbs/engine/06_setup.ipynb #begin-folder
-def begin_folder(c: PretrainConfig, start: int) -> None:
-    "The folder of `c` with its configuration and the rows of steps before `start`."
-    if not (c.resume and (c.out / 'config.json').is_file()):
+def begun(c: FolderConfig) -> bool:
+    "Whether `c` resumes a run that is there."
+    return c.resume and (c.out / 'config.json').is_file()
+
+
+def make_way(c: FolderConfig) -> None:
+    "Set what is in the folder of `c` aside, unless it is resumed; `FolderInUseError` if in use."
+    if begun(c):
+        return
+    if not c.out.is_dir():
+        set_aside(c.out)  # which refuses a file
+        return
+    with owned(c.out):
+        (c.out / LOCK).unlink(missing_ok=True)
         set_aside(c.out)
+
+
+@contextmanager
+def own_folder(ready: Prepared, accelerator: Accelerator) -> Iterator[None]:
+    """Within it the run's folder is there and belongs to this run; to be entered on all processes.
+
+    `FolderInUseError` if another run writes there.
+    """
+    with ExitStack() as stack:
+
+        def begin() -> None:
+            make_way(ready.config)
+            stack.enter_context(owned(ready.config.out))
+            begin_folder(ready.config, ready.start)
+            save_images(ready)
+            print(said_of(ready, accelerator), flush=True)
+
+        on_main(accelerator, begin)
+        yield
+
+
+def said_of(ready: Prepared, accelerator: Accelerator) -> str:
+    "What a run says as it begins: its images, its folder, its processes."
+    c = ready.config
+    where = f'going on from {ready.found[0]}' if ready.found else f'writing to {c.out}'
+    n = accelerator.num_processes
+    processes = '1 process' if n == 1 else f'{n} processes, {c.batch_size // n} images each a step'
+    return (
+        f'{len(ready.train)} images to train on, {len(ready.held)} held out; {where}; '
+        f'{processes} ({accelerator.device.type})'
+    )
+
+
+def save_images(ready: Prepared) -> None:
+    """Write what the run's training images are by content, for a later `evaluate --run`.
+
+    `images.json`: where the data was, and `keys` of `tile_keys`; those of earlier images, where a
+    run was resumed with others, stay in it. Nothing is written of images that are no files.
+    """
+    c = ready.config
+    if ready.keys is None:
+        return
+    data = str(Path(c.data).resolve()) if c.data is not None else None
+    seen = read_images(c.out)[1] if ready.found else None
+    keys = list(dict.fromkeys([*(seen or ()), *ready.keys]))
+    write_whole(c.out / 'images.json', json.dumps(dict(data=data, keys=keys)))
+
+
+def read_images(out) -> tuple[str | None, list[str] | None]:
+    "Where the data of the run in `out` was, and its training images by content; None: unknown."
+    try:
+        said = json.loads((Path(out) / 'images.json').read_text())
+        return said['data'], said['keys']
+    except (OSError, ValueError, KeyError, TypeError):
+        return None, None
+
+
+def kept_statistics(c: FolderConfig, state: dict, now: Normalisation) -> Normalisation:
+    """Channel statistics of the run that is resumed: its checkpoint's, or its `model.safetensors`'.
+
+    `state`: what the checkpoint says of itself. `now`: of the images today, with a warning where
+    they are others (the run keeps its own), and for a run that says none.
+    """
+    then = now
+    try:
+        if said := state.get('normalisation'):
+            then = Normalisation(**{k: tuple(v) for k, v in said.items()})
+        else:
+            with safe_open(c.out / 'model.safetensors', 'pt') as f:
+                then = read_header(f.metadata() or {})[1]
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError):
+        pass
+    apart = np.abs(np.subtract([then.mean, then.std], [now.mean, now.std])).max()
+    if c.init is None and apart > 1 / 255:
+        warnings.warn(
+            f'{c.out}: its images have other channel statistics than when it began '
+            f'(up to {apart:.3f} of 1 apart): are they read or stretched differently? '
+            'The run keeps those that it began with'
+        )
+    return then
+
+
+def begin_folder(c: PretrainConfig, start: int) -> None:
+    "The configuration of `c` in its folder, and the rows of steps before `start`."
     c.out.mkdir(parents=True, exist_ok=True)
     save_config(c, c.out / 'config.json')
     rows = read_rows(c.out / 'metrics.jsonl', start)

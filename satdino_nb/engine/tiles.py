@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -30,6 +31,8 @@ from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 import satdino_nb
+from .contents import file_sum, tile_keys
+from .folders import owned, reserve
 from satdino_nb.engine.images import (
     ImageReadError,
     Normalisation,
@@ -755,11 +758,13 @@ def reader_of(tiles: Tiles) -> tuple:
 
 
 def fingerprint(tiles: Tiles) -> str:
-    "A hash of what decides the pixels of `tiles`: files with size and time, boxes, the reader."
-    state = []
-    for path, box in zip(tiles.paths, tiles.boxes):
-        stat = os.stat(path)
-        state.append((path, box, stat.st_size, stat.st_mtime_ns))
+    """A hash of what decides the pixels of `tiles`: the content of files, boxes, the reader.
+
+    `OSError` where a file cannot be read.
+    """
+    state = tile_keys(tiles)
+    if state is None:
+        state = [file_sum(p) for p in tiles.paths]  # names the one that cannot be read
     how = [reader_of(t) for t in (tiles, *getattr(tiles, 'parts', ()))]
     return hashlib.blake2b(repr((state, how)).encode(), digest_size=16).hexdigest()
 
@@ -829,13 +834,13 @@ def cache_tiles(tiles: Tiles, folder, workers: int = 2) -> CachedTiles:
     if tiles.views:
         tiles = for_views(tiles, None)  # whole pictures are kept
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     mark = fingerprint(tiles)
     file = folder / f'{mark}.pixels'
     note = folder / f'{mark}.json'
     if note.is_file():
         hws = [tuple(hw) for hw in json.loads(note.read_text())]
         return with_pixels_in(file, tiles, hws)
+    folder.mkdir(parents=True, exist_ok=True)
     cached = with_pixels_in(file, tiles, cached_hws(tiles))
     need = 3 * sum(h * w for h, w in cached.hws)
     free = shutil.disk_usage(folder).free
@@ -845,8 +850,13 @@ def cache_tiles(tiles: Tiles, folder, workers: int = 2) -> CachedTiles:
             f'{free / 2**30:.1f} GiB are free; choose another folder'
         )
     print(f'decoding {len(tiles)} images into {file} ({need / 2**20:.0f} MiB)')
-    write_pixels(tiles, cached, need, workers)
-    note.write_text(json.dumps(cached.hws))
+    with owned(folder / f'{mark}.writing', 'wait for it, or choose another cache (--cache)') as own:
+        write_pixels(tiles, cached, need, workers)
+        part = own.with_suffix('.note')
+        part.write_text(json.dumps(cached.hws))
+        part.replace(note)
+    with suppress(OSError):  # left where another process is waiting in it
+        own.rmdir()
     return cached
 
 
@@ -854,6 +864,7 @@ def write_pixels(tiles: Tiles, cached: CachedTiles, need: int, workers: int) -> 
     "Decode `tiles` into the file of `cached`, `need` bytes; the file appears when it is whole."
     part = cached.file.with_suffix('.part')
     pixels = np.memmap(part, np.uint8, 'w+', shape=(need,))
+    reserve(part, need)  # a map of a file without room ends the process
 
     def write(i):
         start = cached.offsets[i]
