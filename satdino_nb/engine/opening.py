@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from .datasets import DatasetTiles
 from .rasters import Windows, all_georeferenced, geotiff_tiles
+from .tables import INDEX_SUFFIXES
 from .tiles import Tiles, folder_tiles, mixed_tiles, table_tiles
 
 # %% ../../nbs/engine/02_opening.ipynb #open-tiles
@@ -55,8 +56,7 @@ def open_tiles(
 # %% ../../nbs/engine/02_opening.ipynb #data-open-part
 OWN_GSD = {
     '.json': 'a mixture gives each part its own gsd',
-    '.csv': "a table gives GSD in its own column 'gsd'",
-    '.parquet': "a table gives GSD in its own column 'gsd'",
+    **dict.fromkeys(INDEX_SUFFIXES, "a table gives GSD in its own column 'gsd'"),
 }
 
 

@@ -222,7 +222,7 @@ def geotiff_tiles(
         except (ValueError, OSError) as e:
             rows.append(row | dict(problem=f'{row["path"]}: {e}'))
             continue
-        rows += [w | dict(label=row.get('label')) for w in windows]
+        rows += [w | dict(label=row.get('label'), split=row.get('split')) for w in windows]
         empty += n
     if not rows:
         raise ValueError(f'{path}: all {empty} windows lack data (min_valid is {how.min_valid})')
@@ -238,7 +238,7 @@ def all_georeferenced(path) -> bool:
     path = Path(path)
     if not path.is_dir():
         return path.is_file() and path.suffix.lower() in TIFF_SUFFIXES
-    rows, _ = listed(path)
+    rows, _ = listed(path, say=False)
     return all(Path(r['path']).suffix.lower() in TIFF_SUFFIXES for r in rows)
 
 # %% ../../nbs/engine/02_rasters.ipynb #footprints
