@@ -299,7 +299,7 @@ class PretrainConfig(
     Keywords, by the group that explains them (`help(LoaderConfig)`):
 
     - `FolderConfig`: `out`, `resume`, `allow_changes`.
-    - `DataConfig`: `data`, `gsd`, `held_out`, `check`, `on_error`.
+    - `DataConfig`: `data`, `gsd`, `held_out`, `split`, `check`, `on_error`.
     - `StepsConfig`: `seed`, `steps`, `epochs`, `batch_size`, `accumulate`.
     - `LoaderConfig`: `views`, `coarse`, `coarse_sizes`, `temporal`, `shuffle_gsd`, `cache`,
       `cut_views`, `workers`.
