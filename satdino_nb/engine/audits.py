@@ -193,7 +193,8 @@ class Audit:
     def near_copies(self) -> list:
         "Groups of paths that look alike by their perceptual hash, beyond those of equal pixels."
         files = self.good
-        groups = [[files[i] for i in g] for g in near_groups([f.look for f in files])]
+        most = 6 if len(files) <= 50_000 else 3  # of many, those that are found quickly
+        groups = [[files[i] for i in g] for g in near_groups([f.look for f in files], most)]
         return [[f.path for f in g] for g in groups if len({(f.digest, f.hw) for f in g}) > 1]
 
     def __repr__(self) -> str:

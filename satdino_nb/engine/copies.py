@@ -86,7 +86,7 @@ def perceptual_hash(pixels: np.ndarray, least: float = 2.0) -> int | None:
 
     least: standard deviation in grey levels of the shrunk picture, below which there is no hash.
     """
-    picture = Image.fromarray(pixels).convert('L').resize((SIDE, SIDE), Image.Resampling.BOX)
+    picture = Image.fromarray(pixels).convert('L').resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     grey = np.asarray(picture, dtype=float)
     if grey.std() < least:
         return None
@@ -96,7 +96,7 @@ def perceptual_hash(pixels: np.ndarray, least: float = 2.0) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), 'big')
 
 # %% ../../nbs/engine/02_copies.ipynb #copies-near
-def near_pairs(hashes: Sequence[int | None], most: int = 4) -> list[tuple[int, int]]:
+def near_pairs(hashes: Sequence[int | None], most: int = 6) -> list[tuple[int, int]]:
     """Pairs of positions whose hashes differ in at most `most` of 64 bits; None is near to none.
 
     >>> near_pairs([0, 1, 2**64 - 1, None])
@@ -119,7 +119,7 @@ def near_pairs(hashes: Sequence[int | None], most: int = 4) -> list[tuple[int, i
     return sorted((min(p), max(p)) for p in pairs)
 
 
-def near_groups(hashes: Sequence[int | None], most: int = 4) -> list[list[int]]:
+def near_groups(hashes: Sequence[int | None], most: int = 6) -> list[list[int]]:
     "Positions in groups that `near_pairs` connects, each of two or more."
     root = list(range(len(hashes)))
 
