@@ -310,8 +310,9 @@ def test_copies_are_found_by_content(tmp_path):
 
 def test_audit_reports_near_copies(tmp_path):
     for i in range(4):
-        small = Image.open(picture(tmp_path / f'{i}.png', i)).resize((5, 5))
-        small.resize((64, 64), Image.Resampling.BICUBIC).save(tmp_path / f'{i}.png')
+        blocks = np.random.default_rng(i).integers(0, 255, (5, 5, 3), 'uint8')
+        smooth = Image.fromarray(blocks).resize((64, 64), Image.Resampling.BICUBIC)
+        smooth.save(tmp_path / f'{i}.png')
     Image.open(tmp_path / '2.png').resize((50, 50)).save(tmp_path / 'small.jpg', quality=80)
     groups = audit_findings(audit(tmp_path, 1))['nearly the same picture (perceptual hash)']
     assert len(groups) == 1 and '2.png' in groups[0] and 'small.jpg' in groups[0]
