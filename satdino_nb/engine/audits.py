@@ -22,9 +22,9 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .copies import near_groups, perceptual_hash
-from .tables import found_file, read_index
 from .images import ImageReadError, open_picture, stretch
 from .rasters import grid_hw
+from .tables import found_file, read_index
 from .tiles import IMAGE_SUFFIXES, same_but_case, walk
 from satdino_nb.gsd import (
     check_gsd,

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from tqdm.auto import tqdm
 
 from ..data import open_tiles
+from .copies import without_shared
 from .health import load_run
 from .loading import run_tiles
 from .neighbours import settle_search
@@ -26,6 +27,7 @@ from satdino_nb.engine.protocols import (
     first_network,
     gsd_error,
 )
+from .recipe import DataConfig
 from satdino_nb.engine.report import (
     Report,
     Result,
@@ -35,8 +37,6 @@ from satdino_nb.engine.report import (
     save_report,
 )
 from .segmentation import SegmentConfig
-from .copies import without_shared
-from .recipe import DataConfig
 from .tiles import Tiles, given_parts, split_tiles
 from ..features import as_tiles
 from ..finetune import FineTuneConfig

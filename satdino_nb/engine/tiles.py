@@ -466,7 +466,7 @@ def listed_splits(folders: Sequence[Path], suffixes: frozenset) -> tuple[list[di
     check_classes(classes, folders[0].parent)
     out = []
     for split, rows, names in parts:
-        number = {k: classes.index(c) for k, c in enumerate(names)}
+        number: dict = {k: classes.index(c) for k, c in enumerate(names)}
         out += [r | dict(split=split, label=number.get(r.get('label'))) for r in rows]
     return out, classes
 
@@ -568,7 +568,8 @@ def table_tiles(path, split: str | None = None, on_error: str = 'stop', say: boo
         if not wanted:
             there = ', '.join(sorted(set(filter(None, splits)))) or 'none'
             raise ValueError(f'{path}: no row has split {split!r}; there are {there}')
-        labels, splits = [[c[i] for i in wanted] if c else [] for c in (labels, splits)]
+        labels = [labels[i] for i in wanted] if labels else []
+        splits = [splits[i] for i in wanted]
         index = part_of(index, wanted)
     problems = dict(index.problems)
     columns = {COLUMNS[k]: c for k, c in index.columns.items() if k in COLUMNS}
