@@ -106,9 +106,12 @@ def evaluate(
     if test is None:
         train, test = split_tiles(train, held_out, seed, split)
     cache = Path(out) / 'features' if out else None
-    test = without_shared(train, as_tiles(test), settings.get('workers', 2))
-    s = Setup(train, test, **{'cache': cache, **settings})
+    s = Setup(train, as_tiles(test), **{'cache': cache, **settings})
     check_setup(s, protocols)
+    # the same again where test tiles were left out, which may be all of a class
+    if (kept := without_shared(train, s.test, settings.get('workers', 2))) is not s.test:
+        s = Setup(train, kept, **{'cache': cache, **settings})
+        check_setup(s, protocols)
     # one search for the whole report, which says it
     s.search = settle_search(s.search, 'cpu', len(s.train), max(s.k, *s.ks))
     who = contenders(models, baselines, untrained_seeds)
@@ -221,8 +224,8 @@ def command(
     the tiles it held out.
 
     Protocols: knn, scales, linear, logistic, few, retrieval, finetune, gsd, and segment and
-    segment_tuned for tables with a column mask. --split auto, image, class or place. --out keeps report,
-    figures and features.
+    segment_tuned for tables with a column mask. --split auto, image, class or place. --out keeps
+    report, figures and features.
     """
     more: dict[str, Any] = dict(
         k=k,
