@@ -56,7 +56,7 @@ def shared_tiles(train: Tiles, test: Tiles, workers: int = 2) -> dict[int, int]:
 
 
 def without_shared(train: Tiles, test: Tiles, workers: int = 2) -> Tiles:
-    """The tiles of `test` without those whose pixels are in `train`, with a warning that names some.
+    """The tiles of `test` without those whose pixels are in `train`, with a warning naming some.
 
     `ValueError` where none is left.
     """
@@ -82,7 +82,7 @@ def cosine_rows(n: int = SIDE, kept: int = KEPT) -> np.ndarray:
 
 
 def perceptual_hash(pixels: np.ndarray, least: float = 2.0) -> int | None:
-    """64 bits of an 8-bit image (H, W) or (H, W, 3) that hardly change where the picture hardly does.
+    """64 bits of an 8-bit image (H, W[, 3]) that hardly change where the picture hardly does.
 
     least: standard deviation in grey levels of the shrunk picture, below which there is no hash.
     """
