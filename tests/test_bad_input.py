@@ -281,9 +281,12 @@ def test_classes_that_differ_only_in_case(tmp_path):
     assert audit_findings(audit(tmp_path))['class names that differ only in case'] == [
         'Forest, forest'
     ]
-    (tmp_path / 'i.csv').write_text('file,class\nsea/a.png,sea\nsea/a.png,sea \n')
+    (tmp_path / 'i.csv').write_text('file,class\nsea/a.png,sea\nsea/a.png,Sea\n')
     with pytest.raises(ValueError, match='differ only in case or blanks'):
         table_tiles(tmp_path / 'i.csv')
+    # blanks around a cell are no part of it
+    (tmp_path / 'i.csv').write_text('file,class\nsea/a.png,sea\nsea/a.png,sea \n')
+    assert table_tiles(tmp_path / 'i.csv').classes == ('sea',)
 
 
 @pytest.mark.parametrize(

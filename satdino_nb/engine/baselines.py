@@ -217,7 +217,8 @@ def baseline_features(
         parts.append(baseline_rows(batch, size, crop_pct, side, bins))
     *columns, gsd = (torch.cat(v) for v in zip(*parts))
     labels = torch.tensor([-1 if y is None else y for y in tiles.labels])
-    made = lambda x: Features(x, None, None, None, gsd, labels, tiles.paths, tiles.classes)
+    own = torch.tensor([float('nan') if g is None else g for g in tiles.gsds], dtype=torch.float64)
+    made = lambda x: Features(x, None, None, None, gsd, labels, tiles.paths, tiles.classes, own)
     return {name: made(v) for name, v in zip(BASELINES, columns)}
 
 

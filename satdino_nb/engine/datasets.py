@@ -7,12 +7,13 @@ __all__ = ['FMOW_CLASSES', 'DatasetTiles', 'fmow_tiles']
 
 # %% ../../nbs/engine/02_datasets.ipynb #datasets-imports
 import json
+import warnings
 from collections.abc import Sequence, Sized
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm.auto import tqdm
 
 from .images import ImageReadError, as_uint8, picture_hw
@@ -28,6 +29,9 @@ class DatasetTiles(Tiles):
     channels: the three to show as red, green and blue, counted from 0; None: there are 1 or 3.
     limits: `(low, high)` that become 0 and 255, or such a pair for each channel; None: 8-bit.
     classes: their names; None: those of the data set.
+    labels: one for each item, a number or a name of `classes`, or None; None: those that the data
+        set lists, also that of a `Subset` or a concatenation, or that Hugging Face's keep in a
+        column; where it lists none, each item is read once (progress is shown).
 
     An item that needs `channels` or `limits` and has none is an `ImageReadError` when it is read.
     The column `index` is the item's number in `dataset`.
@@ -47,6 +51,7 @@ class DatasetTiles(Tiles):
         channels: tuple | None = None,
         limits: tuple | None = None,
         classes: Sequence[str] | None = None,
+        labels: Sequence | None = None,
     ):
         self.dataset = dataset
         self.channels = channels
@@ -55,12 +60,17 @@ class DatasetTiles(Tiles):
             raise TypeError(f'a {type(dataset).__name__} has no length; a map-style data set has')
         n = len(dataset)
         gsd = getattr(dataset, 'gsds', None) if gsd is None else gsd
-        paths, labels = listed_items(dataset, n)
+        paths, found = listed_items(dataset, n)
+        if labels is None:
+            labels = read_labels(dataset, n) if found is None else found
+        if classes is None:
+            classes = class_names(dataset)
+        labels, classes = numbered(labels, classes)
         super().__init__(
             paths,
             [gsd] * n if gsd is None or np.ndim(gsd) == 0 else list(gsd),
             labels,
-            getattr(dataset, 'classes', ()) if classes is None else classes,
+            classes,
             index=range(n),
         )
 
@@ -78,22 +88,106 @@ class DatasetTiles(Tiles):
             image = as_uint8(image, self.channels, self.limits)
         except ValueError as e:
             raise ImageReadError(f'{path}: {e}') from e
-        return Tile(image, self.gsds[i], label if self.labels[i] is None else self.labels[i], path)
+        known = self.labels[i]
+        if known is None and isinstance(label, (int, np.integer)):
+            known = int(label)
+        return Tile(image, self.gsds[i], known, path)
 
 # %% ../../nbs/engine/02_datasets.ipynb #datasets-items-code
 def listed_items(dataset: Dataset, n: int) -> tuple[list, list | None]:
-    "`(paths, labels)` of all items, from the lists that torchvision's data sets keep, or names."
+    """`(paths, labels)` of all items, from the lists that data sets keep, or names.
+
+    Those of a `Subset` or a `ConcatDataset` are those of what it is made of. Labels are None where
+    none are listed.
+    """
+    if isinstance(dataset, Subset):
+        inner, indices = dataset.dataset, [int(i) for i in dataset.indices]
+        paths, labels = listed_items(inner, len(inner))  # type: ignore[arg-type]  # it has a length
+        return [paths[i] for i in indices], None if labels is None else [labels[i] for i in indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = [listed_items(d, len(d)) for d in dataset.datasets]  # type: ignore[arg-type]
+        paths = [p for found, _ in parts for p in found]
+        known = all(labels is not None for _, labels in parts)
+        return paths, [y for _, labels in parts for y in labels or ()] if known else None
     samples = getattr(dataset, 'samples', None) or getattr(dataset, 'imgs', None)
-    if samples:
+    if isinstance(samples, (list, tuple)) and len(samples) == n and len(samples[0]) > 1:
         return [s[0] for s in samples], [s[1] for s in samples]
     names = [f'{type(dataset).__name__}[{i}]' for i in range(n)]
-    return names, [int(y) for y in getattr(dataset, 'targets', ())] or None
+    return names, listed_labels(dataset, n)
+
+
+def listed_labels(dataset: Dataset, n: int) -> list | None:
+    "The labels that a data set keeps as `targets` or `labels`, or in a column; None: in none."
+    for name in ('targets', 'labels'):
+        found = getattr(dataset, name, None)
+        if isinstance(found, (list, tuple, np.ndarray, torch.Tensor)) and len(found) == n:
+            return list(found)
+    columns = getattr(dataset, 'column_names', None)  # Hugging Face's
+    if isinstance(columns, list):
+        for name in ('label', 'labels'):
+            if name in columns:
+                return list(dataset[name])
+    return None
+
+
+def class_names(dataset: Dataset) -> Sequence[str]:
+    "The names of the classes of a data set, or of the one that it is a part of; () if it has none."
+    found = getattr(dataset, 'classes', None)
+    if found is None:
+        feature = (getattr(dataset, 'features', None) or {}).get('label')
+        found = getattr(feature, 'names', None)  # Hugging Face's
+    if found is None and isinstance(dataset, (Subset, ConcatDataset)):
+        inner = dataset.dataset if isinstance(dataset, Subset) else dataset.datasets[0]
+        return class_names(inner)
+    return () if found is None else found
+
+
+def read_labels(dataset: Dataset, n: int) -> list | None:
+    "The label of each item, which is read for it; None where the first has none."
+    if not n or image_and_label(dataset[0])[1] is None:
+        return None
+    out = []
+    for i in tqdm(range(n), 'reading labels', leave=False, disable=n < 1000):
+        try:
+            out.append(image_and_label(dataset[i])[1])
+        except (OSError, ValueError):  # whoever needs the picture will say what is wrong with it
+            out.append(None)
+    return out
+
+
+def numbered(labels: Sequence | None, classes: Sequence[str]) -> tuple[list | None, list[str]]:
+    """`(numbers, names of the classes)` of labels that are numbers, names, tensors or None.
+
+    Names that `classes` does not have are added, in sorted order. What is neither a number nor a
+    name (several labels for one item, a fraction) is no label, which a warning says.
+    """
+    classes = list(classes)
+    if labels is None:
+        return None, classes
+    values = [
+        y.tolist() if isinstance(y, (torch.Tensor, np.ndarray, np.generic)) else y for y in labels
+    ]
+    values = [y[0] if isinstance(y, list) and len(y) == 1 else y for y in values]
+    classes += sorted({y for y in values if isinstance(y, str)} - set(classes))
+    number: dict = {c: k for k, c in enumerate(classes)}
+    out = [number[y] if isinstance(y, str) else whole(y) for y in values]
+    if odd := sum(y is None and v is not None for y, v in zip(out, values)):
+        warnings.warn(
+            f'{odd} labels are no number and no name; those items have none', stacklevel=3
+        )
+    return (out if any(y is not None for y in out) else None), classes
+
+
+def whole(y) -> int | None:
+    "`y` as a whole number, or None."
+    return int(y) if isinstance(y, (int, float)) and y == y and float(y).is_integer() else None
 
 
 def image_and_label(sample) -> tuple:
     "`(image or None, label or None)` of a dictionary, a tuple or a bare image."
     if isinstance(sample, dict):
-        image, label = sample.get('image'), sample.get('label')
+        image = next((sample[k] for k in ('image', 'img', 'pixel_values') if k in sample), None)
+        label = next((sample[k] for k in ('label', 'labels', 'target') if k in sample), None)
     elif isinstance(sample, (tuple, list)):
         image = sample[0] if len(sample) else None
         label = sample[1] if len(sample) > 1 else None

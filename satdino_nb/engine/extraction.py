@@ -41,6 +41,7 @@ class Features:
     - `gsd`: `(N,)`, metres per pixel of the input as the network sees it; NaN: unknown.
     - `labels`: `(N,)`, class index, -1: none.
     - `paths`, `classes`: N files, and names of the classes.
+    - `tile_gsd`: `(N,)`, metres per pixel of the tiles themselves; NaN: unknown.
 
         f = extract_features(model, sample_tiles('test'))
         f.cls.shape, len(f), f.subset([0, 1]).paths
@@ -54,6 +55,7 @@ class Features:
     labels: torch.Tensor  # (N,) class index, -1: none
     paths: list[str]
     classes: tuple[str, ...]
+    tile_gsd: torch.Tensor | None = None  # (N,) m/px of the tiles themselves; NaN: unknown
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -80,7 +82,7 @@ def on_device(batch: Batch, device: torch.device) -> Batch:
     if device.type == 'mps':
         return batch
     images = batch.images.to(device)
-    return Batch(images, batch.hw.to(device), batch.gsd.to(device), batch.paths)
+    return replace(batch, images=images, hw=batch.hw.to(device), gsd=batch.gsd.to(device))
 
 
 def feature_rows(
@@ -379,4 +381,7 @@ def extract_features(
     found: dict[str, Any] = dict(gsd_token=None, patch_mean=None, gsd_estimate=None)
     found |= columns.tensors()
     labels = torch.tensor([-1 if y is None else y for y in tiles.labels])
-    return Features(**found, labels=labels, paths=tiles.paths, classes=tiles.classes)
+    own = torch.tensor([float('nan') if g is None else g for g in tiles.gsds], dtype=torch.float64)
+    return Features(
+        **found, labels=labels, paths=tiles.paths, classes=tuple(tiles.classes), tile_gsd=own
+    )

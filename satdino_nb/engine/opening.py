@@ -23,6 +23,7 @@ from satdino_nb.engine.rasters import (
     taken,
     with_rasters,
 )
+from .tables import INDEX_SUFFIXES
 from satdino_nb.engine.tiles import (
     Tiles,
     folder_tiles,
@@ -129,8 +130,7 @@ def mixed_folder(path, rows: list, classes, located: set, gsd, on_error: str) ->
 # %% ../../nbs/engine/02_opening.ipynb #data-open-part
 OWN_GSD = {
     '.json': 'a mixture gives each part its own gsd',
-    '.csv': "a table gives GSD in its own column 'gsd'",
-    '.parquet': "a table gives GSD in its own column 'gsd'",
+    **dict.fromkeys(INDEX_SUFFIXES, "a table gives GSD in its own column 'gsd'"),
 }
 
 

@@ -186,7 +186,7 @@ def taken(path, row: dict, gsd: float | None, how: Windows, into: tuple[dict, di
     readings[str(path)] = reading
     for note in said:
         notes.setdefault(note, []).append(str(path))
-    return [w | dict(label=row.get('label')) for w in rows], n
+    return [w | dict(label=row.get('label'), split=row.get('split')) for w in rows], n
 
 # %% ../../nbs/engine/02_rasters.ipynb #geotiff-tiles
 TIFF_SUFFIXES = frozenset({'.tif', '.tiff'})
@@ -353,7 +353,7 @@ def all_georeferenced(path) -> bool:
     path = Path(path)
     if not path.is_dir():
         return path.is_file() and path.suffix.lower() in LOCATED_SUFFIXES
-    rows, _ = listed(path)
+    rows, _ = listed(path, say=False)
     return all(Path(r['path']).suffix.lower() in TIFF_SUFFIXES | {'.jp2'} for r in rows)
 
 # %% ../../nbs/engine/02_rasters.ipynb #footprints

@@ -54,6 +54,8 @@ class DataConfig:
     - `data`: folder of images or GeoTIFFs, or an index; None where tiles are given otherwise.
     - `gsd`: metres per pixel, where the source does not say.
     - `held_out`: share of each class, 0 to 1, that training does not see.
+    - `split`: how it is drawn, 'image' by image or whole 'place's; 'auto': as the source says it
+      (`split_tiles`).
     - `check`: decode every image once before the first step.
     - `on_error`: 'stop' or 'skip', at images that cannot be used.
     """
@@ -64,6 +66,8 @@ class DataConfig:
     gsd: float | None = None
     # share of each class that training does not see
     held_out: float = 0.2
+    # the draw: as a column split or folders train and val say, else by place where known, else image
+    split: Literal['auto', 'image', 'place'] = 'auto'
     # decode every image once before the first step
     check: bool = True
     # images that cannot be used: stop with a list, or go on without them
@@ -295,7 +299,7 @@ class PretrainConfig(
     Keywords, by the group that explains them (`help(LoaderConfig)`):
 
     - `FolderConfig`: `out`, `resume`, `allow_changes`.
-    - `DataConfig`: `data`, `gsd`, `held_out`, `check`, `on_error`.
+    - `DataConfig`: `data`, `gsd`, `held_out`, `split`, `check`, `on_error`.
     - `StepsConfig`: `seed`, `steps`, `epochs`, `batch_size`, `accumulate`.
     - `LoaderConfig`: `views`, `coarse`, `coarse_sizes`, `temporal`, `shuffle_gsd`, `cache`,
       `cut_views`, `workers`.
@@ -551,7 +555,10 @@ def read_config(path) -> PretrainConfig:
     Example: `read_config('runs/first/config.json').steps`.
     """
     try:
-        return from_values(PretrainConfig, json.loads(Path(path).read_text()), path)
+        values = json.loads(Path(path).read_text())
+        if {'data', 'gsd', 'held_out', 'check', 'on_error'} <= set(values):
+            values.setdefault('split', 'image')  # a run of the time before there was a choice
+        return from_values(PretrainConfig, values, path)
     except json.JSONDecodeError as e:
         raise ValueError(f'{path}: not a JSON file ({e})') from e
 

@@ -1,0 +1,323 @@
+"""What the source says of its images arrives, or is said to be lost.
+
+Heads and separators of tables, labels of data sets, masks, splits, places, copies, batches, and
+exports that are read back as an index.
+"""
+
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from satdino_nb.data import Tiles, audit, check_images, open_tiles, split_tiles
+from satdino_nb.engine.audits import audit_findings
+from satdino_nb.engine.copies import shared_tiles, without_shared
+from satdino_nb.engine.datasets import DatasetTiles
+from satdino_nb.engine.exports import load_features, save_features
+from satdino_nb.engine.extraction import Features
+from satdino_nb.engine.loading import run_parts
+from satdino_nb.engine.recipe import DataConfig, PretrainConfig, read_config, save_config
+from satdino_nb.engine.tables import read_index
+from satdino_nb.engine.tiles import (
+    Batch,
+    cache_tiles,
+    folder_tiles,
+    given_parts,
+    mask_tiles,
+    table_tiles,
+)
+
+
+def picture(path, seed=0, size=24):
+    "A picture of blocks, other ones for each seed."
+    path.parent.mkdir(parents=True, exist_ok=True)
+    blocks = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), 'uint8')
+    Image.fromarray(blocks.repeat(size // 4, 0).repeat(size // 4, 1)).save(path)
+    return path
+
+
+@contextmanager
+def said():
+    "The warnings as one text, in a list."
+    text = []
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        yield text
+    text.append(' '.join(str(w.message) for w in found))
+
+
+SPELLINGS = {
+    'blanks': 'file , gsd , class , split\na.png , 0.5 , sea , test\n',
+    'capitals': 'FILE,GSD,CLASS,SPLIT\na.png,0.5,sea,TEST\n',
+    'units': 'Image Path,GSD (m/px),Category,Subset\na.png,0.5,sea,Testing\n',
+    'semicolons': '\ufeffpath;gsd_m;label;split\na.png;0,5;sea;test\n',
+    'tabs': 'filename\tgsd\tclass name\tpartition\na.png\t0.5\tsea\ttest\n',
+    'bars': 'file|gsd|class|split\na.png|0.5|sea|test\n',
+    'sep line': 'sep=;\nfile;gsd;class;split\na.png;0.5;sea;test\n',
+    'dot path': 'file,gsd,class,split\n.\\a.png,0.5,sea,test\n',
+}
+
+
+@pytest.mark.parametrize('name', SPELLINGS)
+def test_tables_as_spreadsheets_write_them(tmp_path, name):
+    picture(tmp_path / 'a.png')
+    (tmp_path / 'i.csv').write_text(SPELLINGS[name], encoding='utf-8')
+    with said():
+        tiles = table_tiles(tmp_path / 'i.csv')
+    assert (tiles.gsds, tiles.classes, tiles.labels, tiles.splits) == (
+        [0.5],
+        ('sea',),
+        [0],
+        ['test'],
+    )
+
+
+def test_a_column_that_is_not_used_is_named_once(tmp_path):
+    picture(tmp_path / 'a.png')
+    (tmp_path / 'i.csv').write_text('file,gsd,klass,camera\na.png,0.5,sea,x\n')
+    with said() as text:
+        table_tiles(tmp_path / 'i.csv')
+    assert "'klass' (meant: class?)" in text[0] and text[0].count("'camera'") == 1
+
+
+def test_columns_that_are_one_are_refused_and_ragged_rows_named(tmp_path):
+    picture(tmp_path / 'a.png')
+    (tmp_path / 'i.csv').write_text('file,gsd,GSD\na.png,0.5,2\n')
+    with pytest.raises(ValueError, match="'gsd' and 'GSD' are the same"):
+        table_tiles(tmp_path / 'i.csv')
+    (tmp_path / 'i.csv').write_text('file,gsd\na, b.png,0.5\na.png,1\n')
+    with pytest.raises(ValueError, match='line 2: 3 cells, but 2 heads'):
+        table_tiles(tmp_path / 'i.csv')
+
+
+def test_labels_of_a_table_are_numbered_as_numbers(tmp_path):
+    picture(tmp_path / 'a.png')
+    (tmp_path / 'i.csv').write_text('file,label\n' + ''.join(f'a.png,{k}\n' for k in (10, 2, -1)))
+    tiles = table_tiles(tmp_path / 'i.csv')
+    assert tiles.classes == ('2', '10') and tiles.labels == [1, 0, None]
+
+
+def features_of(tiles):
+    n = len(tiles)
+    gsd = torch.tensor(tiles.gsds, dtype=torch.float64)
+    labels = torch.tensor(tiles.labels)
+    return Features(
+        torch.rand(n, 4), None, None, None, 2 * gsd, labels, tiles.paths, tiles.classes, gsd
+    )
+
+
+@pytest.mark.parametrize('ending', ['npz', 'parquet'])
+def test_an_export_opens_as_an_index(tmp_path, ending, monkeypatch):
+    if ending == 'parquet':
+        pytest.importorskip('pyarrow')
+    for i in range(3):
+        picture(tmp_path / 't' / f'{i}.png', i)
+    monkeypatch.chdir(tmp_path)
+    boxes = [(0, 0, 8, 8), None, (4, 4, 8, 8)]
+    places = ['x', None, 'y']
+    paths = [f't/{i}.png' for i in range(3)]
+    tiles = Tiles(paths, [0.5, 1, 2], [0, 1, 0], ('sea', 'town'), boxes=boxes, places=places)
+    file = save_features(features_of(tiles), tmp_path / f'f.{ending}', tiles)
+    with said() as text:
+        again = open_tiles(file)
+    assert 'not used' not in text[0]
+    for name in ('gsds', 'labels', 'classes', 'boxes', 'places'):
+        assert getattr(again, name) == getattr(tiles, name), name
+    assert [Path(p).resolve() for p in again.paths] == [Path(p).resolve() for p in paths]
+    kept = load_features(file)
+    assert kept.gsd.tolist() == [1, 2, 4] and kept.tile_gsd.tolist() == [0.5, 1, 2]
+
+
+class Dictionaries(Dataset):
+    "Items as torchgeo and Hugging Face give them; labels by a function."
+
+    def __init__(self, label, n=6):
+        self.label, self.n = label, n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        if i >= self.n:
+            raise IndexError
+        return dict(image=np.full((8, 8, 3), i, 'uint8'), label=self.label(i))
+
+
+@pytest.mark.parametrize(
+    'label',
+    [
+        lambda i: i % 2,
+        lambda i: torch.tensor(i % 2),
+        lambda i: np.int64(i % 2),
+        lambda i: 'ab'[i % 2],
+    ],
+)
+def test_labels_of_dictionaries_subsets_and_concatenations(label):
+    whole = Dictionaries(label)
+    for data, right in (
+        (whole, [0, 1, 0, 1, 0, 1]),
+        (Subset(whole, [1, 2]), [1, 0]),
+        (Subset(Subset(whole, [1, 2, 4]), [2, 0]), [0, 1]),
+        (ConcatDataset([whole, Subset(whole, [3])]), [0, 1, 0, 1, 0, 1, 1]),
+    ):
+        tiles = DatasetTiles(data, gsd=1, classes=('a', 'b'))
+        assert tiles.labels == right == [t.label for t in (tiles[i] for i in range(len(tiles)))]
+
+
+def test_a_subset_of_a_listed_data_set_keeps_its_paths_and_reads_nothing():
+    class Listed(Dictionaries):
+        samples = [(f'{i}.png', i % 3) for i in range(6)]
+        classes = ('a', 'b', 'c')
+
+        def __getitem__(self, i):
+            raise AssertionError('read')
+
+    tiles = DatasetTiles(Subset(Listed(None), [5, 1]))
+    assert tiles.paths == ['5.png', '1.png'] and tiles.labels == [2, 1]
+    assert tiles.classes == ('a', 'b', 'c')
+
+
+def test_masks_pair_by_their_place_and_by_a_name_only_where_it_is_one(tmp_path):
+    for area in ('Rural', 'Urban'):
+        picture(tmp_path / 'images' / area / '0.png')
+        (tmp_path / 'masks' / area).mkdir(parents=True)
+        Image.new('L', (24, 24)).save(tmp_path / 'masks' / area / '0.tif')
+    tiles = mask_tiles(tmp_path / 'images', tmp_path / 'masks', 1)
+    assert [Path(m).parent.name for m in tiles.masks] == ['Rural', 'Urban']
+    flat = tmp_path / 'flat'
+    flat.mkdir()
+    Image.new('L', (24, 24)).save(flat / '0.png')
+    with pytest.raises(ValueError, match='2 of 2'):  # which of the two is it of?
+        mask_tiles(tmp_path / 'images', flat, 1)
+    (tmp_path / 'images' / 'Urban' / '0.png').rename(tmp_path / 'images' / 'Urban' / '1.png')
+    Image.new('L', (24, 24)).save(flat / '1.png')
+    assert [Path(m).name for m in mask_tiles(tmp_path / 'images', flat, 1).masks] == [
+        '0.png',
+        '1.png',
+    ]
+
+
+def test_a_class_of_which_nothing_is_left_is_said(tmp_path):
+    picture(tmp_path / 'sea' / 'a.png')
+    (tmp_path / 'town').mkdir()
+    (tmp_path / 'town' / 'b.png').write_bytes(b'none')
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / 'c.xcf').write_bytes(b'none')
+    with said() as text:
+        check_images(folder_tiles(tmp_path, 1), on_error='skip')
+    assert "no image is left of the classes 'town'" in text[0]
+    assert "folder 'other' is no class" in text[0] and '1 x .xcf' in text[0]
+
+
+@pytest.mark.parametrize('names', [('train', 'val', 'test'), ('Training', 'validation')])
+def test_folders_of_a_split_are_no_classes(tmp_path, names):
+    for k, part in enumerate(names):
+        for c in ('sea', 'town')[: 2 - (k == 1)]:
+            for i in range(2):
+                picture(tmp_path / part / c / f'{i}.png', 10 * k + i)
+    tiles = folder_tiles(tmp_path, 1)
+    assert tiles.classes == ('sea', 'town') and None not in tiles.labels
+    assert set(given_parts(tiles)) == {'train', 'val', 'test'} & {*names, 'train', 'val'}
+    rest, held = split_tiles(tiles)
+    assert set(rest.splits) == {'train'} and len(set(held.splits)) == 1
+
+
+def test_a_class_that_is_called_like_a_part_is_said(tmp_path):
+    for c in ('train', 'ship', 'plane'):
+        picture(tmp_path / c / '0.png')
+    with said() as text:
+        tiles = folder_tiles(tmp_path, 1)
+    assert tiles.classes == ('plane', 'ship', 'train') and "'train' beside 2 other" in text[0]
+
+
+def test_a_run_leaves_the_test_rows_alone_and_watches_those_of_val():
+    parts = ['train'] * 6 + ['val'] * 2 + ['test'] * 2
+    tiles = Tiles([f'{i}.png' for i in range(10)], [1] * 10, [0] * 10, splits=parts)
+    train, held, test = run_parts(DataConfig(held_out=0.5), tiles)
+    assert [set(p.splits) for p in (train, held, test)] == [{'train'}, {'val'}, {'test'}]
+    train, held, _ = run_parts(DataConfig(held_out=0.5), tiles.subset([0, 1, 2, 3, 8, 9]))
+    assert set(train.splits) == set(held.splits) == {'train'} and len(held) == 2
+
+
+def test_a_run_draws_places_and_an_old_run_images(tmp_path):
+    places = [f'{i // 4}' for i in range(40)]
+    tiles = Tiles(
+        [f'{i}.png' for i in range(40)], [1] * 40, [i // 20 for i in range(40)], places=places
+    )
+    train, held, _ = run_parts(DataConfig(), tiles)
+    assert set(train.places).isdisjoint(held.places) and set(held.labels) == {0, 1}
+    with said() as text:
+        _, drawn, _ = run_parts(DataConfig(split='image'), tiles)
+    assert 'both sides' in text[0]
+    save_config(PretrainConfig(data=tmp_path), tmp_path / 'c.json')
+    assert read_config(tmp_path / 'c.json').split == 'auto'
+    text = (tmp_path / 'c.json').read_text()
+    (tmp_path / 'c.json').write_text(text.replace('"split": "auto",', ''))
+    assert read_config(tmp_path / 'c.json').split == 'image'
+
+
+def test_own_outputs_are_no_tiles(tmp_path):
+    for c in ('sea', 'town'):
+        picture(tmp_path / c / '0.png')
+    run = tmp_path / 'runs' / 'first'
+    picture(run / 'evaluation' / 'knn.png')
+    (run / 'config.json').write_text('{}')
+    (run / 'metrics.jsonl').write_text('')
+    picture(tmp_path / 'sea' / 'confusion.png')  # a report in a class folder
+    (tmp_path / 'sea' / 'report.md').write_text('![confusion](confusion.png)')
+    (tmp_path / 'sea' / 'results.json').write_text('{}')
+    picture(tmp_path / 'contact_sheet.jpg')  # an audit of the folder in the folder itself
+    (tmp_path / 'report.md').write_text('# report')
+    (tmp_path / 'files.csv').write_text('path\n')
+    with said() as text:
+        tiles = folder_tiles(tmp_path, 1)
+    assert tiles.classes == ('sea', 'town') and len(tiles) == 2
+    assert '3 outputs of satdino_nb' in text[0]
+    found = audit(tmp_path, 1)
+    assert len(found.files) == 2 and found.others['output of satdino_nb'] == 3
+
+
+def test_a_loader_gives_batches_with_labels_to_learn_from(tmp_path):
+    paths = [picture(tmp_path / f'{i}.png', i) for i in range(6)]
+    tiles = Tiles(paths, [1, None] * 3, [0, 1, None, 0, 1, 1])
+    net = torch.nn.Linear(3 * 24 * 24, 2)
+    for data in (tiles, cache_tiles(tiles, tmp_path / 'cache')):
+        batches = list(DataLoader(data, batch_size=4))
+        assert [type(b) for b in batches] == [Batch] * 2
+        assert torch.cat([b.labels for b in batches]).tolist() == [0, 1, -1, 0, 1, 1]
+        out = net(batches[0].images.flatten(1).float())
+        torch.nn.functional.cross_entropy(out, batches[0].labels, ignore_index=-1).backward()
+        assert net.weight.grad.abs().sum() > 0
+
+
+def test_copies_are_found_by_content(tmp_path):
+    train = [picture(tmp_path / 'a' / f'{i}.png', i) for i in range(3)]
+    Image.open(train[1]).save(tmp_path / 'other.bmp')
+    test = [tmp_path / 'other.bmp', picture(tmp_path / 'b' / '0.png', 9)]
+    sides = Tiles(train, [1] * 3), Tiles(test, [2] * 2)
+    assert shared_tiles(*sides) == {0: 1}
+    with said() as text:
+        assert without_shared(*sides).paths == [str(test[1])]
+    assert '1 of 2 test tiles' in text[0] and 'other.bmp = ' in text[0]
+    with pytest.raises(ValueError, match='2 of 2'):
+        without_shared(sides[1], sides[1])
+
+
+def test_audit_reports_near_copies(tmp_path):
+    for i in range(4):
+        blocks = np.random.default_rng(i).integers(0, 255, (5, 5, 3), 'uint8')
+        smooth = Image.fromarray(blocks).resize((64, 64), Image.Resampling.BICUBIC)
+        smooth.save(tmp_path / f'{i}.png')
+    Image.open(tmp_path / '2.png').resize((50, 50)).save(tmp_path / 'small.jpg', quality=80)
+    groups = audit_findings(audit(tmp_path, 1))['nearly the same picture (perceptual hash)']
+    assert len(groups) == 1 and '2.png' in groups[0] and 'small.jpg' in groups[0]
+
+
+def test_equal_cells_of_an_index_are_one_object(tmp_path):
+    (tmp_path / 'i.csv').write_text('file,class\n' + 'a.png,a long name of a class\n' * 100)
+    assert len({id(c) for c in read_index(tmp_path / 'i.csv').columns['class']}) == 1
