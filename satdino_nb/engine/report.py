@@ -312,7 +312,7 @@ def gsd_figure(found: dict):
     """
     from matplotlib.figure import Figure
 
-    fitted = {name: r for name, r in found.items() if r.doubt is not None}
+    fitted = {name: r for name, r in found.items() if r.uncertainty is not None}
     best = min(fitted, key=lambda name: fitted[name].numbers['octaves'].value)
     shown = {name: r for name, r in fitted.items() if name in (best, HEAD, 'image statistics')}
     fig = Figure(figsize=(13, 4), layout='constrained')
@@ -320,7 +320,7 @@ def gsd_figure(found: dict):
     show_gsd(axes[0], fitted[best], best)
     show_bias(axes[1], shown)
     r = fitted[best]
-    show_risk(axes[2], risk_coverage(r.errors, r.doubt, r.places), best)
+    show_risk(axes[2], risk_coverage(r.errors, r.uncertainty, r.places), best)
     return fig
 
 # %% ../../nbs/engine/07_report.ipynb #save-report
