@@ -11,6 +11,8 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from .engine.opening import open_tiles
+
 from satdino_nb.engine.audits import (
     audit,
     audit_command,
@@ -30,7 +32,6 @@ from satdino_nb.engine.images import (
     read_image,
     read_mask,
 )
-from .engine.opening import open_tiles
 from satdino_nb.engine.rasters import (
     Windows,
     footprints,

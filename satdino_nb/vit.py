@@ -6,8 +6,9 @@
 __all__ = ['SatViT', 'ViTConfig', 'as_backbone', 'fit_gsd_head', 'load_satdino', 'predict_gsd', 'save_satdino', 'vit_preset']
 
 # %% ../nbs/04_vit.ipynb #53f527f8
-from .engine.backbone import Backbone, Tokens, as_backbone
 from .engine.satvit import SatViT, fit_gsd_head, load_satdino, predict_gsd
+
+from .engine.backbone import Backbone, Tokens, as_backbone
 from satdino_nb.engine.weights import (
     PUBLISHED,
     SHIPPED,
