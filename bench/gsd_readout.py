@@ -130,9 +130,9 @@ def report(what: str, results: dict, main: str) -> tuple[str, dict]:
         single['image statistics'], single[GEOMETRIC]
     )
     curves = {
-        n: risk_coverage(r.errors, r.doubt, r.places)
+        n: risk_coverage(r.errors, r.uncertainty, r.places)
         for n, r in single.items()
-        if r.doubt is not None
+        if r.uncertainty is not None
     }
     text = [
         f'### {what}',

@@ -60,7 +60,7 @@ def accuracy_table(rows: list[dict], name: str) -> str:
     "Protocols by models: accuracies, then the differences to `name` on the same images."
     models = list(dict.fromkeys(r['model'] for r in rows))
     lines = ['| | ' + ' | '.join(models) + ' |', '|---' * (len(models) + 1) + '|']
-    for kind, what in (('value', ''), (f'less {name}', f', difference to {name}')):
+    for kind, what in (('value', ''), (f'difference to {name}', f', difference to {name}')):
         for *key, text in ROWS:
             found = {
                 r['model']: percent(r)

@@ -8,18 +8,24 @@ __all__ = ['evaluate', 'evaluate_run', 'open_model', 'Setup', 'PROTOCOLS', 'Answ
 # %% ../nbs/07_evaluate.ipynb #imports
 from .engine.evaluation import command, evaluate, evaluate_run
 from .engine.neighbours import knn_predict
-from .engine.protocols import PROTOCOLS, Answer, Outcome, Setup, open_model
-from .engine.report import report_markdown
-from .features import extract_features
+from satdino_nb.engine.protocols import (
+    BASELINES,
+    PROTOCOLS,
+    Answer,
+    Baseline,
+    Contender,
+    Outcome,
+    Setup,
+    contenders,
+    gsd_error,
+    open_model,
+)
+from .engine.report import ask, read_results, report_markdown
+from .features import extract_features, untrained
+from .intervals import accuracy
 
 _all_ = ['evaluate', 'evaluate_run', 'open_model', 'Setup', 'PROTOCOLS', 'Answer', 'Outcome']
 _all_ += ['knn_predict', 'extract_features']
-
-# %% ../nbs/07_evaluate.ipynb #passed-on
-from .engine.protocols import BASELINES, Baseline, Contender, contenders, gsd_error
-from .engine.report import ask
-from .features import untrained
-from .intervals import accuracy
 
 # %% ../nbs/07_evaluate.ipynb #main
 def main(args=None) -> None:
@@ -33,6 +39,8 @@ def main(args=None) -> None:
     except (ValueError, OSError, ImportError) as e:
         sys.exit(f'error: {e}')
     print(report_markdown(report))
+    if report.missing:
+        sys.exit(f'error: no number of {"; of ".join(report.missing)}; the report says why')
 
 
 if __name__ == '__main__' and '__file__' in globals():

@@ -18,6 +18,7 @@ from satdino_nb.engine.gsd_fit import (
     install_readout,
     log_gsd,
     neighbour_doubt,
+    neighbour_uncertainty,
     score_gsd,
 )
 from satdino_nb.engine.gsd_readout import (

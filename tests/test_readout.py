@@ -24,7 +24,7 @@ from satdino_nb.readout import (
     image_statistics,
     install_readout,
     log_gsd,
-    neighbour_doubt,
+    neighbour_uncertainty,
     readout_record,
     readout_table,
     risk_coverage,
@@ -77,13 +77,13 @@ def test_scores_that_are_impossible_are_refused(made):
         (lambda: score_gsd([1, -0.5], [1, 2]), 'not positive'),
         (lambda: score_gsd([1, np.nan], [1, 2]), 'not positive'),
         (lambda: score_gsd([], []), 'no answers'),
-        (lambda: score_gsd([1, 2.0], [1, 2], doubt=[1]), '1 doubts'),
+        (lambda: score_gsd([1, 2.0], [1, 2], uncertainty=[1]), '1 uncertainties'),
         (lambda: score_gsd([1, 2.0], [1, 2], places=['a']), '1 groups for 2'),
         (lambda: gsd_difference(a, b), 'same images'),
         (lambda: gsd_difference(a, a, 'accuracy'), 'no measure'),
-        (lambda: risk_coverage([1, 2.0], [1.0]), '1 doubts for 2'),
+        (lambda: risk_coverage([1, 2.0], [1.0]), '1 uncertainties for 2'),
         (lambda: risk_coverage([1, 2.0], [1, np.nan]), 'NaN'),
-        (lambda: neighbour_doubt(made[0], made[1], made[0], k=N + 1), 'neighbours'),
+        (lambda: neighbour_uncertainty(made[0], made[1], made[0], k=N + 1), 'neighbours'),
         (lambda: log_gsd([]), 'no images'),
         (lambda: image_statistics(sample_tiles('test'), 8), 'too few'),
         (lambda: fit_readout(*made[:2]).predict(made[0][:, 1:]), 'for a read-out of'),
@@ -146,7 +146,7 @@ def test_a_held_out_image_has_no_part_in_its_answer(made):
         assert (
             np.array_equal(held, plain.fold == f)
             and np.array_equal(again.gsd[held], plain.gsd[held])
-            and np.array_equal(again.doubt[held], plain.doubt[held])
+            and np.array_equal(again.uncertainty[held], plain.uncertainty[held])
         )
         assert not np.allclose(again.gsd[~held], plain.gsd[~held])
 
@@ -188,7 +188,7 @@ def test_bias_is_kept_by_octave():
 
 def test_risk_coverage_between_the_best_and_random_order():
     error = np.random.default_rng(0).exponential(1, 120)
-    doubt = np.round(error + np.random.default_rng(1).normal(0, 1, 120))  # with ties
+    uncertainty = np.round(error + np.random.default_rng(1).normal(0, 1, 120))  # with ties
     by_hand = lambda order: np.array([error[order[:k]].mean() for k in range(1, 121)])
     best, constant = (
         risk_coverage(error, error, resamples=50),
@@ -208,10 +208,13 @@ def test_risk_coverage_between_the_best_and_random_order():
         and abs(constant.gain.value) < 1e-9
     )
     ties = np.mean(
-        [by_hand(np.lexsort((np.random.default_rng(s).random(120), doubt))) for s in range(400)],
+        [
+            by_hand(np.lexsort((np.random.default_rng(s).random(120), uncertainty)))
+            for s in range(400)
+        ],
         axis=0,
     )
-    assert np.allclose(risk_coverage(error, doubt, resamples=50).risk, ties, atol=0.1)
+    assert np.allclose(risk_coverage(error, uncertainty, resamples=50).risk, ties, atol=0.1)
 
 
 @pytest.mark.slow
@@ -230,8 +233,8 @@ def test_the_samples_scale_is_in_the_gsd_token():
     assert gsd_difference(results['GSD token'], results['image statistics']).high < 0
     assert (
         HEAD in results
-        and results[HEAD].doubt is results['GSD token'].doubt
-        and results['always the mean (geometric)'].doubt is None
+        and results[HEAD].uncertainty is results['GSD token'].uncertainty
+        and results['always the mean (geometric)'].uncertainty is None
     )
     without = [replace(f, gsd_token=None, gsd_estimate=None) for f in (train, test)]
     assert set(compare_readouts(*without, resamples=20)) == {

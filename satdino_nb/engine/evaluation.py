@@ -318,7 +318,7 @@ def command(
     held_out: float = 0.2,
     seed: int = 0,
     k: int = 20,
-    ks: tuple[int, ...] = (20,),
+    ks: tuple[int, ...] = (),
     temperature: float = 0.07,
     search: Literal['auto', 'fp32', 'bf16'] = 'fp32',
     counts: tuple[int, ...] = (1, 5, 10, 50),

@@ -23,8 +23,9 @@ from satdino_nb.engine.gsd_fit import (
     fit_readout,
     fold_numbers,
     log_gsd,
-    neighbour_doubt,
+    neighbour_uncertainty,
     plain,
+    renamed,
     score_gsd,
 )
 from .tiles import Tiles, collate
@@ -155,7 +156,7 @@ def compare_readouts(
     k: int = 10,
     resamples: int = 2000,
 ) -> dict[str, GSDResult]:
-    """Results on `test`, by name, of read-outs fitted on `train`; each with its doubt.
+    """Results on `test`, by name, of read-outs fitted on `train`; each with its uncertainty.
 
     Also of constant answers, and of the model's own head where there is one.
 
@@ -164,7 +165,7 @@ def compare_readouts(
     - `places`: of the training images, `(N,)`; those of one lie in one fold.
     - `test_places`: of the test images; those of one are resampled together.
     - `folds`: of each cross-validation.
-    - `k`: neighbours that tell the doubt.
+    - `k`: neighbours that tell the uncertainty.
     - `resamples`: of the bootstrap.
 
     `ValueError` names a file of unknown GSD.
@@ -175,16 +176,18 @@ def compare_readouts(
         known_gsd(f, what)
     if (train_statistics is None) != (test_statistics is None):
         raise ValueError('image statistics are needed of both, train and test, or of neither')
-    score = lambda said, doubt=None: score_gsd(said, test.gsd, doubt, test_places, resamples)
+    score = lambda said, uncertainty=None: score_gsd(
+        said, test.gsd, uncertainty, test_places, resamples
+    )
     out = {name: score(np.full(len(test.gsd), value)) for name, value in means(train.gsd).items()}
     a, b = readout_inputs(train, train_statistics), readout_inputs(test, test_statistics)
     for name, x in a.items():
         readout = fit_readout(x, train.gsd, folds=folds, groups=places)
-        out[name] = score(readout.predict(b[name]), neighbour_doubt(x, train.gsd, b[name], k))
+        out[name] = score(readout.predict(b[name]), neighbour_uncertainty(x, train.gsd, b[name], k))
     if test.gsd_estimate is not None:
         out[HEAD] = score(
             positive(test.gsd_estimate, train.gsd),
-            out['GSD token'].doubt if 'GSD token' in out else None,
+            out['GSD token'].uncertainty if 'GSD token' in out else None,
         )
     return out
 
@@ -216,12 +219,12 @@ def cross_compare(
     }
     for name, x in inputs.items():
         answers = cross_predicted(x, gsd, places, folds, k=k)
-        out[name] = score_gsd(answers.gsd, gsd, answers.doubt, places, resamples)
+        out[name] = score_gsd(answers.gsd, gsd, answers.uncertainty, places, resamples)
     if head is not None:
         out[HEAD] = score_gsd(
             positive(head, gsd),
             gsd,
-            out['GSD token'].doubt if 'GSD token' in out else None,
+            out['GSD token'].uncertainty if 'GSD token' in out else None,
             places,
             resamples,
         )
@@ -338,12 +341,12 @@ def show_bias(ax, results: dict[str, GSDResult]) -> None:
     ax.legend(fontsize=8)
 
 # %% ../../nbs/engine/07_5_gsd_readout.ipynb #risk-curve
-def risk_curve(error: np.ndarray, doubt: np.ndarray) -> np.ndarray:
-    """Mean error `(N,)` of the 1, 2, ... N images of least doubt.
+def risk_curve(error: np.ndarray, uncertainty: np.ndarray) -> np.ndarray:
+    """Mean error `(N,)` of the 1, 2, ... N images of least uncertainty.
 
-    Those of equal doubt count with their mean error.
+    Those of equal uncertainty count with their mean error.
     """
-    _, tie, count = np.unique(doubt, return_inverse=True, return_counts=True)
+    _, tie, count = np.unique(uncertainty, return_inverse=True, return_counts=True)
     error = (np.bincount(tie, error) / count)[np.sort(tie)]
     return error.cumsum() / np.arange(1, len(error) + 1)
 
@@ -364,27 +367,35 @@ class RiskCoverage:
 
 # %% ../../nbs/engine/07_5_gsd_readout.ipynb #risk-coverage-of
 def risk_coverage(
-    error, doubt, places: Sequence | None = None, resamples: int = 2000
+    error,
+    uncertainty=None,
+    places: Sequence | None = None,
+    resamples: int = 2000,
+    *,
+    doubt=None,
 ) -> RiskCoverage:
-    """What answering in the order of doubt, least first, does to the mean error.
+    """What answering in the order of uncertainty, least first, does to the mean error.
 
     - `error`: of each answer, `(N,)`, e.g. `GSDResult.errors` in octaves.
-    - `doubt`: of each answer, `(N,)`, in any unit.
+    - `uncertainty`: of each answer, `(N,)`, in any unit. `doubt`: its earlier name.
     - `places`: of the images, `(N,)`; those of one are resampled together.
     - `resamples`: of the bootstrap.
 
     Abstaining helps where the `gain` is above 0 with its interval. `ValueError` for other lengths,
     none, or numbers that are not finite.
 
-        risk_coverage(result.errors, result.doubt).gain
+        risk_coverage(result.errors, result.uncertainty).gain
     """
-    rows = np.stack([plain(error), plain(doubt)], 1) if len(error) == len(doubt) else None
+    uncertainty = renamed(uncertainty, doubt, 'risk_coverage')
+    same = len(error) == len(uncertainty)
+    rows = np.stack([plain(error), plain(uncertainty)], 1) if same else None
     if rows is None or not len(rows):
         raise ValueError(
-            f'{len(doubt)} doubts for {len(error)} errors; one for each of some images is needed'
+            f'{len(uncertainty)} uncertainties for {len(error)} errors; '
+            'one for each of some images is needed'
         )
     if not np.isfinite(rows).all():
-        raise ValueError('NaN or infinite errors or doubts')
+        raise ValueError('NaN or infinite errors or uncertainties')
     area = lambda r: risk_curve(*r.T).mean()
     areas = [
         bootstrap(rows, f, places, resamples) for f in (area, lambda r: r[:, 0].mean() - area(r))
@@ -399,7 +410,7 @@ def risk_coverage(
 # %% ../../nbs/engine/07_5_gsd_readout.ipynb #show-risk
 def show_risk(ax, rc: RiskCoverage, title: str = '') -> None:
     "Draw risk over coverage on `ax`, between the best possible order and random order."
-    ax.plot(100 * rc.coverage, rc.risk, label=f'by doubt: area {rc.area.value:.2f}')
+    ax.plot(100 * rc.coverage, rc.risk, label=f'by uncertainty: area {rc.area.value:.2f}')
     ax.plot(
         100 * rc.coverage,
         rc.best,

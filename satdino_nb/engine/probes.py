@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SWEEP', 'CLASSIFIERS', 'check_features', 'labelled', 'Prediction', 'knn_classifier', 'linear_classifier',
-           'fit_logistic', 'logistic_classifier', 'classify', 'accuracy_table', 'few_labels', 'few_labels_figure',
-           'neighbour_shares']
+           'check_sweep', 'fit_logistic', 'logistic_classifier', 'classify', 'accuracy_table', 'few_labels',
+           'few_labels_figure', 'neighbour_shares']
 
 # %% ../../nbs/engine/07_3_probes.ipynb #cl-imports
 from collections.abc import Callable, Sequence
@@ -74,10 +74,12 @@ class Prediction:
 
     - `scores`: class probabilities `(N, C)`.
     - `setting`: what it chose, as text.
+    - `tuned`: how that was chosen, as text; '' where nothing is chosen.
     """
 
     scores: torch.Tensor
     setting: str
+    tuned: str = ''
 
 
 def knn_classifier(
@@ -96,7 +98,7 @@ def knn_classifier(
     - `num_classes`: C.
     - `seed`: not used; all classifiers have it.
     - `k`: number of neighbours.
-    - `temperature`: a neighbour's vote is exp(cosine / temperature).
+    - `temperature`: above 0; a neighbour's vote is exp(cosine / temperature).
     - `search`: precision of the search, 'fp32', 'bf16' or 'auto'.
 
     The kNN of DINO (arXiv 2104.14294, section 4.1).
@@ -104,7 +106,7 @@ def knn_classifier(
         knn_classifier(x, y, test_x, 10).scores.argmax(1)
     """
     votes = knn_predict(train_x, train_y, test_x, k, temperature, num_classes, search=search)
-    return Prediction(votes / votes.sum(1, keepdim=True), f'k {k}, temperature {temperature}')
+    return Prediction(votes, f'k {k}, temperature {temperature}')
 
 # %% ../../nbs/engine/07_3_probes.ipynb #standardised
 def standardised(train_x: torch.Tensor, *others: torch.Tensor) -> list[torch.Tensor]:
@@ -202,29 +204,83 @@ def train_heads(
             s.step()
     return heads
 
+# %% ../../nbs/engine/07_3_probes.ipynb #own-order
+def own_order(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Indices `(N,)` that put rows into an order that follows from what they hold.
+
+    - `x`, `y`: features `(N, D)`, class indices `(N,)`; equal rows of one class are the same.
+    """
+    table = x.detach().cpu().float().numpy()
+    last = y.cpu().numpy()
+    for width in dict.fromkeys(
+        (min(4, table.shape[1]), table.shape[1])
+    ):  # mostly 4 tell them apart
+        few = table[:, :width]
+        order = np.lexsort((last, *few.T[::-1]))
+        if (few[order[1:]] != few[order[:-1]]).any(1).all():
+            break
+    return torch.from_numpy(order)
+
 # %% ../../nbs/engine/07_3_probes.ipynb #tuning-split
 def tuning_split(
     y: torch.Tensor, seed: int = 0, share: float = 0.2
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Indices `(rest, tuning)` of training tiles; None where a class has too few to give three.
+    """Indices `(rest, tuning)` of training tiles; None where fewer than two classes give three.
+
+    Tiles of a class that gives none are in neither.
 
     - `y`: class indices `(N,)`.
     - `seed`: of the draw.
-    - `share`: of each class for tuning, 0 to 1.
+    - `share`: of each class for tuning, 0 to 1. A class of which that is under 3 gives none.
     """
     g = torch.Generator().manual_seed(seed)
     y = y.cpu()
     tuning = []
+    rest = []
     for k in y.unique():
         members = (y == k).nonzero()[:, 0]
         if len(members) * share < 3:
-            return None
-        tuning.append(
-            members[torch.randperm(len(members), generator=g)[: round(share * len(members))]]
-        )
-    chosen = torch.zeros(len(y), dtype=torch.bool)
-    chosen[torch.cat(tuning)] = True
-    return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
+            continue
+        drawn = members[torch.randperm(len(members), generator=g)]
+        cut = round(share * len(members))
+        tuning.append(drawn[:cut])
+        rest.append(drawn[cut:])
+    if len(tuning) < 2:
+        return None
+    return torch.cat(rest).sort().values, torch.cat(tuning).sort().values
+
+
+def tuning_parts(
+    x: torch.Tensor, y: torch.Tensor, split: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, int]:
+    """`(x, y, tuning x, tuning y, C)` of a split, standardised, of classes 0 to C - 1.
+
+    - `x`, `y`: features `(N, D)`, class indices `(N,)`.
+    - `split`: of `tuning_split`; nothing here depends on tiles that are not in it.
+    """
+    rest, tuning = (i.to(x.device) for i in split)
+    both = torch.cat(split).sort().values.to(x.device)
+    _, rest_x, tuning_x = standardised(x[both], x[rest], x[tuning])
+    names = y[both].unique()
+    number = lambda i: torch.searchsorted(names, y[i])
+    return rest_x, number(rest), tuning_x, number(tuning), len(names)
+
+
+def how_tuned(y: torch.Tensor, split: tuple | None, choices: int) -> str:
+    """How a setting was chosen, as text.
+
+    - `y`: class indices `(N,)` of the training tiles.
+    - `split`: of `tuning_split`.
+    - `choices`: number of settings that there were.
+    """
+    if choices == 1:
+        return 'as given'
+    if split is None:
+        return 'not tuned: fewer than two classes have the 15 training tiles that it takes'
+    total = len(y.unique())
+    lent = len(y.cpu()[split[1]].unique())
+    few = f'; {total - lent} of {total} classes have too few' if lent < total else ''
+    return f'tuned on {len(split[1])} of {len(y)} training tiles{few}'
 
 # %% ../../nbs/engine/07_3_probes.ipynb #linear-classifier
 SWEEP: tuple[tuple[str, float], ...] = tuple(
@@ -247,27 +303,43 @@ def linear_classifier(
     - `num_classes`: C.
     - `seed`: of split, weights and order.
     - `sweep`: pairs of optimiser and learning rate; that which does best on a fifth of the training
-      tiles is taken (the first, where they are too few).
+      tiles is taken (the first, where they are too few, see `tuned`).
     - `epochs`: of the training.
+
+    The same for the same tiles in any order. `ValueError` for a sweep of nothing or of optimisers
+    that there are not.
 
         linear_classifier(x, y, test_x, 10).setting   # 'sgd, learning rate 0.1, 100 epochs'
     """
+    check_sweep(sweep)
+    order = own_order(train_x, train_y).to(train_x.device)
+    train_x = train_x[order]
+    train_y = train_y[order]
     x, test = standardised(train_x, test_x)
     split = tuning_split(train_y, seed)
     best = 0
     if split and len(sweep) > 1:
-        rest, tuning = split
-        heads = train_heads(x[rest], train_y[rest], num_classes, sweep, epochs, seed=seed)
+        rest_x, rest_y, tuning_x, tuning_y, count = tuning_parts(train_x, train_y, split)
+        heads = train_heads(rest_x, rest_y, count, sweep, epochs, seed=seed)
         with torch.no_grad():
-            right = [
-                (h(x[tuning]).argmax(1) == train_y[tuning]).float().mean().item() for h in heads
-            ]
+            right = [(h(tuning_x).argmax(1) == tuning_y).float().mean().item() for h in heads]
         best = int(np.argmax(right))
     (head,) = train_heads(x, train_y, num_classes, [sweep[best]], epochs, seed=seed)
     with torch.no_grad():
         return Prediction(
             head(test).softmax(1),
             f'{sweep[best][0]}, learning rate {sweep[best][1]:g}, {epochs} epochs',
+            how_tuned(train_y, split, len(sweep)),
+        )
+
+
+def check_sweep(sweep: Sequence[tuple[str, float]]) -> None:
+    "`ValueError` unless there are pairs of a known optimiser and a learning rate above 0."
+    wrong = [pair for pair in sweep if pair[0] not in OPTIMISERS or not pair[1] > 0]
+    if wrong or not len(sweep):
+        raise ValueError(
+            f'sweep={list(sweep)}: give pairs of an optimiser ({", ".join(OPTIMISERS)}) and a '
+            'learning rate above 0'
         )
 
 # %% ../../nbs/engine/07_3_probes.ipynb #logistic-classifier
@@ -295,24 +367,33 @@ def logistic_classifier(
     - `train_x`, `train_y`, `test_x`: features `(N, D)`, class indices `(N,)`, features `(M, D)`.
     - `num_classes`: C.
     - `seed`: of the split.
-    - `strengths`: inverse regularisation strengths; that which does best on a fifth of the training
-      tiles is taken (0.1, where they are too few).
+    - `strengths`: inverse regularisation strengths C, above 0; that which does best on a fifth of
+      the training tiles is taken (that nearest to 0.1, where they are too few, see `tuned`).
+
+    The same for the same tiles in any order. `ValueError` for no strength, or one that is not
+    above 0.
 
         logistic_classifier(x, y, test_x, 10).setting   # 'C 0.1'
     """
+    if not len(strengths) or not all(np.isfinite(c) and c > 0 for c in strengths):
+        raise ValueError(f'strengths={list(strengths)}: give numbers above 0, at least one')
+    order = own_order(train_x, train_y).to(train_x.device)
+    train_x = train_x[order]
+    train_y = train_y[order]
     x, test = (v.cpu().numpy() for v in standardised(train_x, test_x))
     y = train_y.cpu().numpy()
     split = tuning_split(train_y, seed)
-    C = 0.1
+    C = min(strengths, key=lambda c: abs(np.log(c / 0.1)))
     if split and len(strengths) > 1:
-        rest, tuning = (i.numpy() for i in split)
-        C = max(
-            strengths, key=lambda c: fit_logistic(x[rest], y[rest], c).score(x[tuning], y[tuning])
-        )
+        parts = tuning_parts(train_x, train_y, split)
+        rest_x, rest_y, tuning_x, tuning_y = (v.cpu().numpy() for v in parts[:4])
+        score = lambda c: fit_logistic(rest_x, rest_y, c).score(tuning_x, tuning_y)
+        C = max(strengths, key=score)
     fitted = fit_logistic(x, y, C)
     scores = np.zeros((len(test), num_classes), dtype=np.float32)
     scores[:, fitted.classes_] = fitted.predict_proba(test)
-    return Prediction(torch.from_numpy(scores), f'C {C:g}')
+    tuned = how_tuned(train_y, split, len(strengths))
+    return Prediction(torch.from_numpy(scores), f'C {C:g}', tuned)
 
 # %% ../../nbs/engine/07_3_probes.ipynb #classify
 CLASSIFIERS: dict[str, Callable[..., Prediction]] = dict(
@@ -374,7 +455,8 @@ def few_labels(
     - `train`, `test`: features of labelled tiles.
     - `counts`: training tiles of each class; `ValueError` where a class has fewer.
     - `seeds`: number of draws; more labels are the same ones and others.
-    - `how`, `options`: as for `classify`.
+    - `how`, `options`: as for `classify`; neighbours are as many as labels of a class, at most
+      20, unless `k` is given.
 
         few_labels(train, test, counts=(1, 5))[5]   # five accuracies
     """
@@ -391,7 +473,7 @@ def few_labels(
         for n in counts:
             # more labels: the same ones and others
             few = torch.cat([order[y[order] == k][:n] for k in y.unique()])
-            more = dict(options, k=min(20, n)) if how == 'knn' else options
+            more = {'k': min(20, n), **options} if how == 'knn' else options
             out[n].append(
                 accuracy(
                     classify(train.subset(few.tolist()), test, how, seed, **more).scores, truth

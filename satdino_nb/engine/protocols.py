@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from .backbone import as_backbone
 from .calibration import calibration
 from .gsd_readout import HEAD, MEASURES, compare_readouts, image_statistics
-from .neighbours import knn_predict
+from .neighbours import check_temperature, knn_predict
 from .probes import classify, few_labels, labelled, neighbour_shares
 from .scales import SCALES, cross_scale, patch_side, scale_sizes
 from satdino_nb.engine.segmentation import (
@@ -131,11 +131,13 @@ class Contender:
     """Who is asked, by name.
 
     `models`: one backbone or `Baseline`, or several of one kind (one for each seed), each of
-    which is asked and of which the spread is reported.
+    which is asked and of which the spread is reported. `added`: it was not asked for, it comes
+    for comparison.
     """
 
     name: str
     models: list
+    added: bool = False
 
 
 def contenders(models, baselines: bool = True, seeds: int = 3) -> list[Contender]:
@@ -156,10 +158,10 @@ def contenders(models, baselines: bool = True, seeds: int = 3) -> list[Contender
     own = lambda name: f'{name} (baseline)' if name in named else name
     try:
         fresh = [untrained(out[0].models[0], s) for s in range(seeds)]
-        out.append(Contender(own('untrained'), fresh))
+        out.append(Contender(own('untrained'), fresh, added=True))
     except ValueError as e:
         warnings.warn(f'no untrained baseline: {e}')
-    return out + [Contender(own(name), [Baseline(name)]) for name in BASELINES]
+    return out + [Contender(own(name), [Baseline(name)], added=True) for name in BASELINES]
 
 
 def first_network(who: Sequence[Contender]):
@@ -202,7 +204,7 @@ class Setup:
     train: Tiles
     test: Tiles
     k: int = 20  # neighbours
-    ks: tuple[int, ...] = (20,)  # of the knn protocol, which may be asked for several
+    ks: tuple[int, ...] = ()  # of the knn protocol, which may be asked for several; else k
     temperature: float = 0.07
     search: str = 'fp32'  # of neighbours: fp32, exact; bf16; or 'auto', the faster here
     scales: tuple[float, ...] = SCALES  # shares of the images' side
@@ -221,6 +223,9 @@ class Setup:
     cache: Path | None = None  # folder of features
     reference: object = field(default=None, repr=False)  # backbone whose patches raw pixels take
     kept: dict = field(default_factory=dict, repr=False)
+
+    def __post_init__(self):
+        self.ks = tuple(self.ks) or (self.k,)
 
     @property
     def groups(self) -> list | None:
@@ -294,8 +299,9 @@ def check_setup(s: Setup, protocols: Sequence[str]) -> None:
     """`ValueError` for what cannot work, before anything is computed.
 
     Unknown protocols, no tiles, masks that are not explained, tiles without classes, classes that
-    only the test has, fewer tiles than neighbours.
+    only the test has, fewer tiles than neighbours, a temperature that is not above 0.
     """
+    check_temperature(s.temperature)
     unknown = [p for p in protocols if p not in PROTOCOLS]
     if unknown or not protocols:
         asked = unknown[0] if unknown else '(none given)'
@@ -346,6 +352,7 @@ class Outcome:
     - `estimate`: the number where it has a spread of its own (over draws, over seeds), or None;
       it stands before what would follow from `values`.
     - `model`: whose number it is, where it is not of the model that was asked.
+    - `note`: what was settled on for it, or left out, as text.
 
     `ValueError` without both, `values` and `estimate`: there would be no number.
 
@@ -359,6 +366,7 @@ class Outcome:
     unit: str = '%'
     estimate: Estimate | Spread | None = None
     model: str | None = None
+    note: str = ''
 
     def __post_init__(self):
         if self.values is None and self.estimate is None:
@@ -454,8 +462,10 @@ def probe(how: str) -> Callable:
         _, truth, _ = labelled(train, test)
         p = classify(train, test, how, s.seed)
         c = calibration(p.scores, truth, groups=s.groups)
-        right = Outcome('all labels', 'accuracy', right_of(p.scores, truth))
-        error = Outcome('all labels', 'calibration error', estimate=c.ece)
+        note = '; '.join(filter(None, (p.setting, p.tuned)))
+        right = Outcome('all labels', 'accuracy', right_of(p.scores, truth), note=note)
+        unbiased = f'{100 * c.corrected:.1f} % without its bias'
+        error = Outcome('all labels', 'calibration error', estimate=c.ece, note=unbiased)
         return Answer([right, error], {'calibration': c})
 
     return protocol
@@ -464,7 +474,8 @@ def probe(how: str) -> Callable:
 def few_protocol(model, s: Setup) -> Answer:
     """Logistic regression from few labels of each class.
 
-    Counts above the smallest class are left out; `ValueError` if none is left. Figures: `few`.
+    Counts above the smallest class are left out, which a note says; `ValueError` if none is left.
+    Figures: `few`.
     """
     train, test = s.features(model)
     most = int(train.labels.bincount()[train.labels.unique()].min())
@@ -474,8 +485,11 @@ def few_protocol(model, s: Setup) -> Answer:
             f'the smallest class has {most} training tiles, fewer than any of {s.counts}'
         )
     found = few_labels(train, test, counts, s.draws)
+    above = ', '.join(str(n) for n in s.counts if n > most)
+    note = f'{above} a class left out: the smallest class has {most} tiles' if above else ''
     outcomes = [
-        Outcome(f'{n} a class', 'accuracy', estimate=over_seeds(v)) for n, v in found.items()
+        Outcome(f'{n} a class', 'accuracy', estimate=over_seeds(v), note=note)
+        for n, v in found.items()
     ]
     return Answer(outcomes, {'few': found})
 

@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['NOT_DESCRIBED', 'Result', 'ask', 'of_seed', 'over_runs', 'describe', 'Report', 'brief', 'pivot', 'report_markdown',
-           'preamble', 'metric_tables', 'report_figures', 'gsd_figure', 'report_rows', 'result_row', 'save_report']
+           'preamble', 'metric_tables', 'report_figures', 'gsd_figure', 'report_rows', 'result_row', 'json_ready',
+           'read_results', 'save_report']
 
 # %% ../../nbs/engine/07_report.ipynb #rp-imports
 import csv
 import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -29,6 +32,7 @@ from satdino_nb.engine.protocols import (
     PROTOCOLS,
     SEEDED,
     Answer,
+    Baseline,
     Contender,
     Outcome,
     Setup,
@@ -98,7 +102,8 @@ def over_runs(outcomes: Sequence[Outcome], groups: Sequence | None = None) -> Ou
     estimate = over_seeds([of_seed(o.summed_up(groups)) for o in outcomes])
     adds_up = first.values is not None and (first.statistic is np.mean or first.values.ndim == 3)
     values = np.mean([o.by_image() for o in outcomes], 0) if adds_up else None
-    return replace(first, values=values, estimate=estimate)
+    note = ' / '.join(dict.fromkeys(o.note for o in outcomes if o.note))
+    return replace(first, values=values, estimate=estimate, note=note)
 
 # %% ../../nbs/engine/07_report.ipynb #describe
 NOT_DESCRIBED = {'train', 'test', 'cache', 'reference', 'kept', 'tuning', 'segmenting', 'workers'}
@@ -107,8 +112,10 @@ NOT_DESCRIBED = {'train', 'test', 'cache', 'reference', 'kept', 'tuning', 'segme
 def describe(s: Setup, who: Sequence[Contender], protocols: Sequence[str]) -> dict:
     "How a report was asked, as plain values: models, protocols, tiles, settings, versions."
     groups = s.groups
+    compared = [w.name for w in who if w.added or isinstance(w.models[0], Baseline)]
     return dict(
         models=[w.name for w in who],
+        baselines=compared if len(compared) < len(who) else [],
         protocols=list(protocols),
         train=len(s.train),
         test=len(s.test),
@@ -153,10 +160,21 @@ class Report:
             )
         return known[wanted]
 
+    @property
+    def missing(self) -> list[str]:
+        """Numbers that were asked for and are not there: 'MODEL, PROTOCOL', not of baselines.
+
+        A protocol of which no number is defined (NaN) is missing too.
+        """
+        there = {(r.model, r.protocol) for r in self.results if not math.isnan(r.estimate.value)}
+        of_own = [m for m in self.settings['models'] if m not in self.settings['baselines']]
+        asked = [(m, p) for m in of_own for p in self.settings['protocols']]
+        return [f'{m}, {p}' for m, p in asked if (m, p) not in there]
+
     def differences(self) -> list[tuple[Result, Estimate]]:
         """Every result that can be paired with the first model's, with the difference to it.
 
-        This less the first, on the same images.
+        This minus the first, on the same images.
         """
         of = lambda r: (r.protocol, r.setting, r.metric)
         first = self.settings['models'][0]
@@ -189,14 +207,18 @@ class Report:
 
     def __repr__(self) -> str:
         models = ', '.join(self.settings['models'])
-        return f'Report({len(self.results)} results of {models}; {len(self.problems)} problems)'
+        lack = f'; missing: {"; ".join(self.missing)}' if self.missing else ''
+        problems = f'{len(self.problems)} problems'
+        return f'Report({len(self.results)} results of {models}; {problems}{lack})'
 
     def _repr_markdown_(self) -> str:
         return report_markdown(self)
 
 # %% ../../nbs/engine/07_report.ipynb #report-brief
 def brief(e: Estimate | Spread, signed: bool = False) -> str:
-    "'67.7 (66.5 to 69.0)': percent for shares; `signed` for differences."
+    "'67.7 (66.5 to 69.0)': percent for shares; `signed` for differences; NaN: 'not defined'."
+    if math.isnan(e.value):
+        return 'not defined'
     times, digits = (100, '.1f') if e.unit == '%' else (1, '.3g')
     sign = '+' if signed else ''
     value, low, high = (f'{times * v:{sign}{digits}}' for v in (e.value, e.low, e.high))
@@ -214,6 +236,8 @@ def pivot(cells: dict, rows: Sequence[str], columns: Sequence[str], corner: str)
 def report_markdown(report: Report) -> str:
     "Tables: for each protocol and metric the models by the settings, then their differences."
     text = [preamble(report.settings)]
+    if report.missing:
+        text.append(f'**Missing:** {"; ".join(report.missing)}.')
     for protocol, metric in dict.fromkeys((r.protocol, r.metric) for r in report.results):
         text += metric_tables(report, protocol, metric)
     names = [f'{100 * x:g} %' for x in report.settings['scales']]
@@ -242,16 +266,18 @@ def metric_tables(report: Report, protocol: str, metric: str) -> list[str]:
     "The numbers of a protocol and metric, and the differences to the first model, if any."
     about = lambda r: (r.protocol, r.metric) == (protocol, metric)
     mine = [r for r in report.results if about(r)]
-    less = [(r, e) for r, e in report.differences() if about(r)]
+    pairs = [(r, e) for r, e in report.differences() if about(r)]
     columns = list(dict.fromkeys(r.setting for r in mine))
     table = lambda cells, corner: pivot(
         cells, list(dict.fromkeys(m for m, _ in cells)), columns, corner
     )
     values = {(r.model, r.setting): brief(r.estimate) for r in mine}
-    gaps = {(r.model, r.setting): brief(e, True) for r, e in less}
+    gaps = {(r.model, r.setting): brief(e, True) for r, e in pairs}
     out = [table(values, f'{protocol}, {metric}')]
     if gaps:
-        out.append(table(gaps, f'less {report.settings["models"][0]}, same images'))
+        out.append(table(gaps, f'difference to {report.settings["models"][0]}, same images'))
+    if notes := dict.fromkeys(f'- {r.model}: {r.outcome.note}' for r in mine if r.outcome.note):
+        out.append('\n'.join(notes))
     return out
 
 # %% ../../nbs/engine/07_report.ipynb #report-figures
@@ -286,7 +312,7 @@ def gsd_figure(found: dict):
     """
     from matplotlib.figure import Figure
 
-    fitted = {name: r for name, r in found.items() if r.doubt is not None}
+    fitted = {name: r for name, r in found.items() if r.uncertainty is not None}
     best = min(fitted, key=lambda name: fitted[name].numbers['octaves'].value)
     shown = {name: r for name, r in fitted.items() if name in (best, HEAD, 'image statistics')}
     fig = Figure(figsize=(13, 4), layout='constrained')
@@ -294,19 +320,20 @@ def gsd_figure(found: dict):
     show_gsd(axes[0], fitted[best], best)
     show_bias(axes[1], shown)
     r = fitted[best]
-    show_risk(axes[2], risk_coverage(r.errors, r.doubt, r.places), best)
+    show_risk(axes[2], risk_coverage(r.errors, r.uncertainty, r.places), best)
     return fig
 
 # %% ../../nbs/engine/07_report.ipynb #save-report
 def report_rows(report: Report) -> list[dict]:
     """Flat rows of a report, as they stand in CSV and JSON.
 
-    model, protocol, setting, metric, kind ('value' or 'less MODEL'), value, low, high, unit,
-    interval ('95 %' or 'range over seeds'), n (images, places or seeds).
+    model, protocol, setting, metric, kind ('value' or 'difference to MODEL'), value, low, high,
+    unit, interval ('95 %' or 'range over seeds'), n (images, places or seeds), note (what was
+    settled on). What is not defined is None.
     """
     first = report.settings['models'][0]
     return [result_row(r, r.estimate, 'value') for r in report.results] + [
-        result_row(r, e, f'less {first}') for r, e in report.differences()
+        result_row(r, e, f'difference to {first}') for r, e in report.differences()
     ]
 
 
@@ -318,13 +345,50 @@ def result_row(r: Result, e: Estimate | Spread, kind: str) -> dict:
         setting=r.setting,
         metric=r.metric,
         kind=kind,
-        value=e.value,
-        low=e.low,
-        high=e.high,
+        value=json_ready(e.value),
+        low=json_ready(e.low),
+        high=json_ready(e.high),
         unit=e.unit,
         interval='range over seeds' if isinstance(e, Spread) else '95 %',
         n=e.seeds if isinstance(e, Spread) else e.n,
+        note=r.outcome.note if kind == 'value' else '',
     )
+
+
+def json_ready(value):
+    """`value` as JSON has it (RFC 8259): NaN and infinity are None, paths and others are text.
+
+    - `value`: numbers, text, and lists and dictionaries of them; NumPy's too.
+
+        json_ready({'a': float('nan'), 'b': (1, np.float32(0.5))})   # {'a': None, 'b': [1, 0.5]}
+    """
+    if isinstance(value, dict):
+        return {str(k): json_ready(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [json_ready(v) for v in value]
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
+        return json_ready(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (str, bool, int, float)) else str(value)
+
+
+def read_results(path) -> dict:
+    """What `save_report` wrote, as values of Python: settings, seconds, problems, missing, results.
+
+    - `path`: of `results.json`, or its folder. Numbers that are not defined (null) are NaN, and
+      rows of earlier versions have the names of today ('less MODEL' was 'difference to MODEL').
+
+        read_results('report')['results'][0]['value']
+    """
+    path = Path(path)
+    path = path / 'results.json' if path.is_dir() else path
+    whole = json.loads(path.read_text(encoding='utf-8'))
+    for row in whole.get('results', []):
+        row |= {k: math.nan for k in ('value', 'low', 'high') if row.get(k) is None}
+        row['kind'] = re.sub('^less ', 'difference to ', row['kind'])
+        row.setdefault('note', '')
+    return whole
 
 
 def save_report(report: Report, folder, figures: dict | None = None) -> Path:
@@ -343,10 +407,12 @@ def save_report(report: Report, folder, figures: dict | None = None) -> Path:
         settings=report.settings,
         seconds=report.seconds,
         problems=report.problems,
+        missing=report.missing,
         results=rows,
         crossed={m: right.mean(2).tolist() for m, right in report.crossed().items()},
     )
-    write_whole(folder / 'results.json', json.dumps(whole, indent=1))
+    text = json.dumps(json_ready(whole), indent=1, allow_nan=False)
+    write_whole(folder / 'results.json', text)
     with (folder / 'results.csv').open('w', newline='', encoding='utf-8') as f:
         writer = csv.DictWriter(f, list(rows[0]) if rows else ['model'], lineterminator='\n')
         writer.writeheader()
