@@ -91,7 +91,7 @@ def file_facts(path, gsd: float | Callable | None = None) -> FileFacts:
         facts.problem = 'no permission to read it'
     except Image.DecompressionBombError:
         facts.problem = 'more pixels than the limit (SATDINO_MAX_PIXELS raises it)'
-    except (OSError, SyntaxError, ValueError, EOFError) as e:
+    except (OSError, SyntaxError, ValueError, EOFError, TypeError) as e:
         facts.problem = str(e).removeprefix(f'{path}: ') or type(e).__name__
     if facts.problem:
         return facts

@@ -9,6 +9,7 @@ __all__ = ['TIFF_SUFFIXES', 'RASTER_SUFFIXES', 'EARTH_RADIUS', 'window_boxes', '
 # %% ../../nbs/engine/02_rasters.ipynb #rasters-imports
 import copy
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .georeference import on_earth
 from .images import ImageReadError, stretch
 from .tiles import Tiles, gather, listed
 from ..gsd import mean_gsd, open_raster, transform_gsd
@@ -110,7 +112,7 @@ class Windows:
         bands = tuple(self.bands or rgb_bands(src))
         if len(bands) != 3 or not all(1 <= b <= src.count for b in bands):
             raise ValueError(f'bands must be three of 1..{src.count}, got {bands}')
-        if any(np.dtype(src.dtypes[b - 1]).kind == 'c' for b in bands):
+        if any(str(src.dtypes[b - 1]).startswith('complex') for b in bands):
             raise ValueError('complex numbers; take their magnitude first')
         return bands
 
@@ -146,6 +148,8 @@ class GeoTiles(Tiles):
         try:
             with open_raster(path) as src:
                 values, valid = read_window(src, self.bands[path], self.boxes[i])
+                if south_up(src):
+                    values, valid = values[:, ::-1], valid[::-1]
         except rasterio.errors.RasterioError as e:
             raise ImageReadError(
                 f'{path}: not readable at {self.boxes[i]} ({e}); replace or remove the file'
@@ -171,7 +175,14 @@ def window_rows(
         boxes = window_boxes(hw, how.size, how.stride)
         full = [box for box in boxes if (v := valid_share(valid, hw, box)) and v >= how.min_valid]
         rows = [dict(path=path, gsd=gsd or gsd_at(src, box), box=box) for box in full]
+        if south_up(src):
+            warnings.warn(f'{path}: begins in the south; its tiles are turned north up', stacklevel=3)
         return rows, bands, how.limits_of(src, bands) if rows else [], len(boxes) - len(full)
+
+
+def south_up(src) -> bool:
+    "Does an open raster that is not turned begin in the south? Its picture is then mirrored."
+    return src.crs is not None and src.transform.e > 0 and src.transform.a > 0
 
 
 def valid_share(valid: np.ndarray, hw: tuple, box: tuple) -> float:
@@ -219,7 +230,7 @@ def geotiff_tiles(
             windows, bands[name], limits[name], n = window_rows(row['path'], how, gsd)
         except ImportError:
             raise
-        except (ValueError, OSError) as e:
+        except Exception as e:  # whatever a file can raise: errors of GDAL share no class
             rows.append(row | dict(problem=f'{row["path"]}: {e}'))
             continue
         rows += [w | dict(label=row.get('label')) for w in windows]
@@ -245,7 +256,8 @@ def all_georeferenced(path) -> bool:
 def footprints(tiles: Tiles) -> list:
     """Corners of each tile as (longitude, latitude), float (4, 2), in degrees on WGS 84.
 
-    Clockwise from the upper left; None for a tile without coordinates. Needs rasterio.
+    Clockwise from the upper left; None for a tile without coordinates. A ring across the 180th
+    meridian goes on beyond 180 (or -180) degrees, so that it has no jump. Needs rasterio.
     """
     out: list[np.ndarray | None] = [None] * len(tiles)
     for path in dict.fromkeys(tiles.paths) if isinstance(tiles, GeoTiles) else ():
@@ -265,15 +277,18 @@ def lonlat(path, rowcol: np.ndarray) -> list:
 
     Nones where the file has no coordinates.
     """
-    from rasterio.warp import transform
-
     with open_raster(path) as src:
         if src.crs is None or src.transform.is_identity:
             return [None] * (len(rowcol) // 4)
         t, (row, column) = src.transform, rowcol.T
         x, y = t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
-        degrees = transform(src.crs, 'EPSG:4326', list(x), list(y))
-        return list(np.stack(degrees, 1).reshape(-1, 4, 2))
+        try:
+            degrees = on_earth(src.crs, x, y)
+        except ValueError:  # a local CRS, or of another planet
+            return [None] * (len(rowcol) // 4)
+        rings = np.stack(degrees, 1).reshape(-1, 4, 2)
+        rings[..., 0] = rings[:, :1, 0] + (rings[..., 0] - rings[:, :1, 0] + 180) % 360 - 180
+        return list(rings[:, ::-1] if south_up(src) else rings)
 
 # %% ../../nbs/engine/02_rasters.ipynb #ground-squares
 EARTH_RADIUS = 6371008.8  # metres, mean of the three axes (IUGG, R1)
@@ -296,6 +311,7 @@ def ground_squares(tiles: Tiles, side: float) -> Tiles:
             '(georeferenced files are read by geotiff_tiles)'
         )
     lon, lat = np.radians(np.array([ring.mean(0) for ring in rings])).T
+    lon = (lon + np.pi) % (2 * np.pi) - np.pi
     row = np.floor(lat * EARTH_RADIUS / side)
     column = np.floor(lon * np.cos(row * side / EARTH_RADIUS) * EARTH_RADIUS / side)
     other.places = [f'{r:.0f}/{c:.0f}' for r, c in zip(row, column)]
