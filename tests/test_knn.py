@@ -54,11 +54,8 @@ def plain(x, y, test, k, temperature=0.07):
     cosine, index = (F.normalize(test.double(), dim=1) @ F.normalize(x.double(), dim=1).T).topk(
         k, dim=1
     )
-    return (
-        (F.one_hot(y[index], int(y.max()) + 1) * (cosine / temperature).exp()[:, :, None]).sum(1),
-        cosine,
-        index,
-    )
+    weight = (cosine / temperature).softmax(1)[:, :, None]
+    return (F.one_hot(y[index], int(y.max()) + 1) * weight).sum(1), cosine, index
 
 
 def random(m, n, dims=24, seed=1):

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['VECTORS', 'NUMBERS', 'save_features', 'write_npz', 'tile_columns', 'vectors_of', 'feature_table', 'write_parquet',
-           'write_geoparquet', 'load_features', 'written_numbers', 'npz_columns', 'parquet_columns']
+           'write_geoparquet', 'ring_shape', 'load_features', 'written_numbers', 'npz_columns', 'parquet_columns']
 
 # %% ../../nbs/engine/07_2_exports.ipynb #xp-imports
+import warnings
 import zipfile
 from collections.abc import Iterable
 from dataclasses import fields
@@ -129,7 +130,7 @@ def write_parquet(f: Features, path: Path, tiles: Tiles | None = None) -> None:
     rings: list = [None]
     if tiles is not None and len(boxes) == len(tiles):
         rings = footprints(tiles)
-    if any(r is None for r in rings):
+    if all(r is None for r in rings):
         import pyarrow.parquet as pq
 
         pq.write_table(table, path)
@@ -148,14 +149,33 @@ def write_geoparquet(table: Any, rings: list, path: Path) -> None:
     """
     try:
         import geopandas
-        import shapely
     except ImportError as e:
         raise ImportError(
             "footprints in GeoParquet need geopandas: pip install 'satdino_nb[geo]'"
         ) from e
-    shapes = [shapely.Polygon(r) for r in rings]
+    shapes = [None if r is None else ring_shape(r) for r in rings]
     frame = geopandas.GeoDataFrame(table.to_pandas(), geometry=shapes, crs='EPSG:4326')
     frame.to_parquet(path, index=False)
+    if lost := sum(r is None for r in rings):
+        warnings.warn(f'{path}: {lost} of {len(rings)} tiles have no coordinates', stacklevel=2)
+
+
+def ring_shape(ring: np.ndarray) -> Any:
+    """The polygon of a ring; in two parts where it crosses the 180th meridian.
+
+    - `ring`: `(4, 2)`, longitude and latitude without a jump, as of `footprints`.
+
+    Cut as RFC 7946, section 3.1.9, asks, which GeoParquet follows.
+    """
+    from shapely import MultiPolygon, Polygon, box
+    from shapely.affinity import translate
+
+    whole = Polygon(ring)
+    parts = []
+    for turn in (-360, 0, 360):
+        part = translate(whole, turn).intersection(box(-180, -90, 180, 90))
+        parts += [part] if part.area > 0 else []
+    return parts[0] if len(parts) == 1 else MultiPolygon(parts) if parts else whole
 
 # %% ../../nbs/engine/07_2_exports.ipynb #load-features
 def load_features(path: str | Path) -> Features:

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from .backbone import Backbone, as_backbone
 from .datasets import DatasetTiles
 from .folders import FolderInUseError, owned, reserve
-from .tiles import Batch, Tiles, collate, fingerprint
+from .tiles import Batch, Tiles, collate_parts, fingerprint
 from .training import fast_precision, pick_device, write_whole
 from ..views import centre_view
 from ..vit import SatViT
@@ -375,9 +375,10 @@ def extract_features(
     )
     with FeatureColumns(len(tiles), cache_folder(cache, model, tiles, how)) as columns:
         rest = tiles.subset(range(columns.done, len(tiles)))
-        loader = DataLoader(rest, batch_size, collate_fn=collate, num_workers=workers)
-        for batch in tqdm(loader, 'features', leave=False) if len(rest) else ():
-            columns.add(feature_rows(model, batch, **how))
+        loader = DataLoader(rest, batch_size, collate_fn=collate_parts, num_workers=workers)
+        for parts in tqdm(loader, 'features', leave=False) if len(rest) else ():
+            for batch in parts:
+                columns.add(feature_rows(model, batch, **how))
     found: dict[str, Any] = dict(gsd_token=None, patch_mean=None, gsd_estimate=None)
     found |= columns.tensors()
     labels = torch.tensor([-1 if y is None else y for y in tiles.labels])

@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .bands import Reading, grid_hw, read_window, settle
+from .georeference import on_earth
 from .images import ImageReadError, is_deep, open_picture, resized, stretch
 from .tiles import IMAGE_SUFFIXES, Tiles, gather, listed
 from ..gsd import mean_gsd, open_raster, transform_gsd
@@ -111,6 +112,8 @@ def raster_pixels(path: str, how: Reading, box: tuple | None) -> torch.Tensor:
             if box and not (box[0] + box[2] <= src.height and box[1] + box[3] <= src.width):
                 raise ImageReadError(f'{path}: {box} is outside of {src.height} x {src.width}')
             values, valid = read_window(src, how, box)
+            if south_up(src):
+                values, valid = values[:, ::-1], valid[::-1]
     except rasterio.errors.RasterioError as e:
         where = f' at {box}' if box else ''
         raise ImageReadError(
@@ -141,12 +144,19 @@ def window_rows(
         full = [box for box in boxes if (v := valid_share(valid, hw, box)) and v >= how.min_valid]
         of_box = lambda box: gsd_at(src, box) if stated else gsd
         rows = [dict(path=path, gsd=of_box(box), box=box) for box in full]
+        if south_up(src):
+            notes.append('begins in the south; its tiles are turned north up')
         return rows, reading, notes, len(boxes) - len(full)
 
 
 def is_located(src) -> bool:
     "Has an open raster a coordinate reference system and a geotransform?"
     return src.crs is not None and not src.transform.is_identity
+
+
+def south_up(src) -> bool:
+    "Does an open raster that is not turned begin in the south? Its picture is then mirrored."
+    return src.crs is not None and src.transform.e > 0 and src.transform.a > 0
 
 
 def valid_share(valid: np.ndarray, hw: tuple, box: tuple) -> float:
@@ -360,7 +370,8 @@ def all_georeferenced(path) -> bool:
 def footprints(tiles: Tiles) -> list:
     """Corners of each tile as (longitude, latitude), float (4, 2), in degrees on WGS 84.
 
-    Clockwise from the upper left; None for a tile without coordinates. Needs rasterio.
+    Clockwise from the upper left; None for a tile without coordinates. A ring across the 180th
+    meridian goes on beyond 180 (or -180) degrees, so that it has no jump. Needs rasterio.
     """
     out: list[np.ndarray | None] = [None] * len(tiles)
     for path in dict.fromkeys(tiles.paths) if isinstance(tiles, GeoTiles) else ():
@@ -380,15 +391,18 @@ def lonlat(path, rowcol: np.ndarray) -> list:
 
     Nones where the file has no coordinates.
     """
-    from rasterio.warp import transform
-
     with open_raster(path) as src:
         if src.crs is None or src.transform.is_identity:
             return [None] * (len(rowcol) // 4)
         t, (row, column) = src.transform, rowcol.T
         x, y = t.a * column + t.b * row + t.c, t.d * column + t.e * row + t.f
-        degrees = transform(src.crs, 'EPSG:4326', list(x), list(y))
-        return list(np.stack(degrees, 1).reshape(-1, 4, 2))
+        try:
+            degrees = on_earth(src.crs, x, y)
+        except ValueError:  # a local CRS, or of another planet
+            return [None] * (len(rowcol) // 4)
+        rings = np.stack(degrees, 1).reshape(-1, 4, 2)
+        rings[..., 0] = rings[:, :1, 0] + (rings[..., 0] - rings[:, :1, 0] + 180) % 360 - 180
+        return list(rings[:, ::-1] if south_up(src) else rings)
 
 # %% ../../nbs/engine/02_rasters.ipynb #ground-squares
 EARTH_RADIUS = 6371008.8  # metres, mean of the three axes (IUGG, R1)
@@ -411,6 +425,7 @@ def ground_squares(tiles: Tiles, side: float) -> Tiles:
             '(georeferenced files are read by geotiff_tiles)'
         )
     lon, lat = np.radians(np.array([ring.mean(0) for ring in rings])).T
+    lon = (lon + np.pi) % (2 * np.pi) - np.pi
     row = np.floor(lat * EARTH_RADIUS / side)
     column = np.floor(lon * np.cos(row * side / EARTH_RADIUS) * EARTH_RADIUS / side)
     other.places = [f'{r:.0f}/{c:.0f}' for r, c in zip(row, column)]

@@ -66,7 +66,8 @@ class DataConfig:
     gsd: float | None = None
     # share of each class that training does not see
     held_out: float = 0.2
-    # the draw: as a column split or folders train and val say, else by place where known, else image
+    # the draw: as a column split or folders train and val say, else by place where known, else by
+    # image
     split: Literal['auto', 'image', 'place'] = 'auto'
     # decode every image once before the first step
     check: bool = True

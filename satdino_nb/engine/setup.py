@@ -143,13 +143,14 @@ def initial_backbone(
     plain = not w.config.gsd_token and w.normalisation is None
     # without the classes that it may have been trained for
     bare: dict[str, Any] = dict(gsd_token=False, num_heads=vit.num_heads, num_classes=0)
+    if plain:
+        bare['normalisation'] = normalisation
     found = load_satdino(
         source,
         img_size=vit.img_size,
         drop_path_rate=drop_path,
         verbose=False,
         **({} if w.config.gsd_token else bare),
-        **(dict(normalisation=normalisation) if plain else {}),
     )
     if vit.gsd_token and not found.config.gsd_token:
         found = with_gsd_token(found, timm_shape(w)['mlp_ratio'], drop_path)
@@ -442,7 +443,7 @@ def read_images(out) -> tuple[str | None, list[str] | None]:
         return None, None
 
 
-def kept_statistics(c: FolderConfig, state: dict, now: Normalisation) -> Normalisation:
+def kept_statistics(c: PretrainConfig, state: dict, now: Normalisation) -> Normalisation:
     """Channel statistics of the run that is resumed: its checkpoint's, or its `model.safetensors`'.
 
     `state`: what the checkpoint says of itself. `now`: of the images today, with a warning where
