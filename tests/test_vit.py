@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import torch.fx
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from timm.optim import param_groups_layer_decay
@@ -323,6 +324,161 @@ def test_the_shipped_nano(repo, x):
     made = timm.create_model('satdino_nano_patch8', pretrained=True).eval()
     assert torch.equal(made(x), model(x))
     assert (predict_gsd(model, x) > 0).all()
+
+
+# what timm's own model tests ask
+
+NAMES = timm.list_models('satdino*')
+
+
+def brief(name, **kw):
+    "A registered model with two blocks, at four patches a side."
+    side = 4 * int(name.split('_patch')[1])
+    return timm.create_model(name, depth=2, img_size=side, **kw), torch.randn(2, 3, side, side)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_backward_reaches_every_parameter(name):
+    model, images = brief(name, num_classes=5)
+    model.train()
+    scores = model(images)
+    scores.mean().backward()
+    assert scores.shape == (2, 5) and scores.isfinite().all()
+    assert not [k for k, p in model.named_parameters() if p.grad is None]
+    assert not model.gsd_head.weight.grad.any()  # reached, and not moved
+
+
+def test_backward_with_a_linear_head(published, x):
+    "Weights that came with a classifier on CLS, and without a read-out."
+    model = load_satdino(published, verbose=False).train()
+    assert model.linear_head is not None and model.gsd_head is None
+    model(x).sum().backward()
+    assert not [k for k, p in model.named_parameters() if p.grad is None]
+
+
+def test_other_heads_change_nothing(model, x):
+    with torch.no_grad():
+        plain = model(x)
+    assert torch.equal(model(x), plain) and torch.equal(model.tokens(x).cls, plain)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert model(x).dtype == model.tokens(x).cls.dtype
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_traced_by_fx(name):
+    from timm.models._features_fx import create_feature_extractor
+
+    model, images = brief(name, num_classes=5)
+    traced = torch.fx.symbolic_trace(model.eval())
+    last = create_feature_extractor(model, ['head'])
+    wide = images[..., : images.shape[-1] // 2]  # a size that was not traced
+    for batch in (images, wide):
+        assert torch.equal(traced(batch), model(batch))
+        assert torch.equal(last(batch)['head'], model(batch))
+    with pytest.raises(ValueError, match='normalise them first'):
+        traced(images.byte())
+    traced(images).sum().backward()
+    assert traced.gsd_head.weight.grad is not None
+
+
+def test_traced_by_jit(model, x):
+    traced = torch.jit.trace(model, x)
+    assert torch.allclose(traced(x), model(x), atol=1e-6)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_heads_features_and_intermediates(name):
+    model, images = brief(name, num_classes=5)
+    model.eval()
+    width = model.num_features
+    tokens = model.forward_features(images)
+    assert tokens.shape == (2, 18, width)
+    assert torch.equal(model.forward_head(tokens), model(images))
+    final, maps = model.forward_intermediates(images, indices=2)
+    assert torch.equal(final, tokens) and [tuple(m.shape) for m in maps] == [(2, width, 4, 4)] * 2
+    model.reset_classifier(3)
+    assert model(images).shape == (2, 3) and model.num_classes == 3
+    model.reset_classifier(0)
+    assert model(images).shape == (2, width)
+    model.reset_classifier(0, '')
+    assert model(images).shape == (2, 18, width)
+    cfg = model.default_cfg
+    assert cfg['first_conv'] + '.weight' in model.state_dict() and cfg == model.pretrained_cfg
+    features, _ = brief(name, features_only=True, out_indices=(0, 1))
+    assert features.feature_info.channels() == [m.shape[1] for m in features(images)] == [width] * 2
+
+
+OTHER = Normalisation((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def statistics_of(model):
+    found = timm.data.resolve_model_data_config(model)
+    assert model.default_cfg['mean'] == model.pretrained_cfg['mean'] == found['mean']
+    return Normalisation(found['mean'], found['std'])
+
+
+@pytest.mark.parametrize('kw', [{}, dict(features_only=True, out_indices=(1,))])
+def test_statistics_of_an_overlay_file(nano, tmp_path, kw):
+    nano.normalisation = OTHER
+    save_satdino(nano, tmp_path / 'other.safetensors')
+    overlay = dict(file=str(tmp_path / 'other.safetensors'))
+    made = timm.create_model(
+        'satdino_nano_patch8', pretrained=True, pretrained_cfg_overlay=overlay, **kw
+    )
+    assert statistics_of(made) == OTHER
+    assert statistics_of(timm.create_model('satdino_nano_patch8', **kw)) == FMOW
+
+
+def test_statistics_follow_the_model(nano, tmp_path):
+    assert statistics_of(nano).mean == (0.4, 0.5, 0.6)
+    nano.normalisation = OTHER
+    assert statistics_of(nano) == OTHER and statistics_of(copy.deepcopy(nano)) == OTHER
+    assert timm.get_pretrained_cfg('satdino_nano_patch8').mean == FMOW.mean
+    save_satdino(nano, tmp_path / 'a.safetensors')
+    assert statistics_of(load_satdino(tmp_path / 'a.safetensors')) == OTHER
+
+
+@pytest.mark.parametrize(
+    'config,kw,name',
+    [
+        (NANO, {}, 'satdino_nano_patch8'),
+        (SMALL, dict(num_classes=4), 'satdino_small_patch16'),
+        (ViTConfig(32, 16, 192, 12, 3), dict(in_chans=4), 'satdino_tiny_patch16'),
+        (ViTConfig(64, 8, 96, 2, 3), dict(global_pool='avg', mlp_ratio=3), 'satdino_small_patch16'),
+    ],
+)
+def test_saved_folders_open_in_timm(config, kw, name, tmp_path):
+    torch.manual_seed(0)
+    model = SatViT(config, OTHER, **kw).eval()
+    model.save_pretrained(tmp_path / 'share')
+    images = torch.randn(2, kw.get('in_chans', 3), config.img_size, config.img_size)
+    made = timm.create_model(f'local-dir:{tmp_path / "share"}', pretrained=True).eval()
+    assert made.config == config and statistics_of(made) == OTHER
+    assert torch.equal(made(images), model(images))
+    assert torch.equal(predict_gsd(made, images), predict_gsd(model, images))
+    assert name in (tmp_path / 'share' / 'config.json').read_text()
+    fresh = timm.create_model(f'local-dir:{tmp_path / "share"}', num_classes=7).eval()
+    assert fresh(images).shape == (2, 7) and fresh.config == config
+
+
+@pytest.mark.parametrize('safe', ['both', False])
+def test_folders_that_timm_saved(nano, x, tmp_path, safe):
+    "timm keeps no header of ours: statistics are in its config, the scale in the name's."
+    model = timm.create_model('satdino_nano_patch8', pretrained=True).eval()
+    timm.models.save_for_hf(model, tmp_path / 'timm', safe_serialization=safe)
+    made = timm.create_model(f'local-dir:{tmp_path / "timm"}', pretrained=True).eval()
+    assert torch.equal(made(x), model(x)) and statistics_of(made) == model.normalisation
+    assert torch.equal(predict_gsd(made, x), predict_gsd(model, x))
+
+
+def test_hub_names_of_timm(nano, x, tmp_path, monkeypatch):
+    "What `push_to_hub` wrote opens by timm's `hf-hub:` name, through our reader."
+    nano.normalisation = OTHER
+    nano.save_pretrained(tmp_path / 'share')
+    fetch = lambda repo_id, filename, **kw: str(tmp_path / 'share' / filename)
+    monkeypatch.setattr(timm.models._hub, 'hf_hub_download', fetch)
+    made = timm.create_model('hf-hub:you/scale', pretrained=True).eval()
+    assert torch.equal(made(x), nano(x)) and statistics_of(made) == OTHER
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAPER_VIEWS', 'file_facts', 'look_hash', 'stated_gsd', 'note_gsd', 'view_gsds', 'audit', 'audit_findings', 'noted',
-           'shortened', 'fits_its_ending', 'audit_text', 'markdown_table']
+           'shortened', 'fits_its_ending', 'audit_text']
 
 # %% ../../nbs/engine/02_audits.ipynb #audits-imports
-import csv
 import hashlib
 import math
 import time
@@ -32,6 +31,7 @@ from satdino_nb.engine.images import (
     stretch,
     upright_hw,
 )
+from .markup import as_markdown, markdown_table, write_csv
 from .rasters import TIFF_SUFFIXES, kind_of
 from .tables import found_file, read_index
 from .tiles import IMAGE_SUFFIXES, same_but_case, walk
@@ -431,7 +431,7 @@ def audit_text(a: Audit, most: int = 8) -> str:
     most: lines for each finding.
     """
     parts = [
-        f'# {a.path}',
+        f'# {as_markdown(a.path)}',
         f'{len(a.files)} image files in {a.seconds:.0f} s',
         markdown_table(('', 'found'), audit_rows(a)),
     ]
@@ -439,17 +439,12 @@ def audit_text(a: Audit, most: int = 8) -> str:
         head = ('views', 'area fraction', 'pixels', f'GSD, m ({SPAN})', 'enlarged')
         parts.append(markdown_table(head, rows))
     for what, found in audit_findings(a).items():
-        lines = [f'- {x}' for x in found[:most]]
+        lines = [f'- {as_markdown(x)}' for x in found[:most]]
         if len(found) > most:
             lines.append(f'- ... and {len(found) - most} more')
         if lines:
             parts.append(f'**{len(found)} {what}**\n\n' + '\n'.join(lines))
     return '\n\n'.join(parts) + '\n'
-
-
-def markdown_table(head: tuple, rows: list[tuple]) -> str:
-    "A table in Markdown."
-    return '\n'.join(f'| {" | ".join(r)} |' for r in (head, ('---',) * len(head), *rows))
 
 # %% ../../nbs/engine/02_audits.ipynb #preview
 def preview(path, size: int = 160) -> Image.Image:
@@ -539,8 +534,6 @@ def save_audit(a: Audit, out: Path) -> None:
     (out / 'report.md').write_text(audit_text(a, most=10**9), encoding='utf-8')
     if a.good:
         contact_sheet(a).save(out / 'contact_sheet.jpg', quality=90)
-    with open(out / 'files.csv', 'w', newline='', encoding='utf-8') as f:
-        writer = csv.DictWriter(f, list(asdict(a.files[0])), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(asdict(facts) for facts in a.files)
+    columns = list(asdict(a.files[0]))
+    write_csv(out / 'files.csv', columns, (asdict(facts) for facts in a.files))
     print(f'written: {out / "report.md"}, contact_sheet.jpg, files.csv')

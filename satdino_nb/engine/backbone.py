@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FACE', 'Tokens', 'BackboneConfig', 'BackboneProtocol', 'is_backbone', 'PeerConfig', 'Backbone', 'run_once',
-           'peer_tokens', 'map_tokens', 'input_side', 'gsd_name_of', 'as_backbone', 'CheckedPatchEmbed']
+           'peer_tokens', 'map_tokens', 'input_side', 'gsd_name_of', 'as_backbone', 'checked_batch',
+           'CheckedPatchEmbed']
 
 # %% ../../nbs/engine/04_backbone.ipynb #imports
 import inspect
@@ -15,6 +16,7 @@ from typing import Any, Protocol, TypeGuard
 
 # %% ../../nbs/engine/04_backbone.ipynb #libraries
 import torch
+import torch.fx
 from timm.layers import Attention, PatchEmbed
 from timm.models.vision_transformer import Block
 from torch import nn
@@ -320,6 +322,32 @@ def as_backbone(
     return Backbone(network, normalisation, config, name, call).eval()
 
 # %% ../../nbs/engine/04_backbone.ipynb #checkedpatchembed
+@torch.fx.wrap
+def checked_batch(
+    x: torch.Tensor, channels: int, patch: tuple[int, int], padded: bool
+) -> torch.Tensor:
+    """The batch `x`, if a patch embedding can take it.
+
+    channels: that it must have.
+    patch: sides in pixels that must divide its sides, unless it is `padded`.
+    `ValueError` for any other input. `torch.fx` keeps it as one step and does not look inside.
+    """
+    if x.ndim != 4:
+        raise ValueError(f'a batch (B, C, H, W) is needed, got {tuple(x.shape)}')
+    if not x.is_floating_point():
+        raise ValueError(f'{x.dtype} pixels: normalise them first, with model.normalisation(x)')
+    if x.shape[1] != channels:
+        raise ValueError(f'{x.shape[1]} channels for a model of {channels}')
+    check_normalised(x)
+    h, w = x.shape[-2:]
+    if (h % patch[0] or w % patch[1]) and not padded:
+        raise ValueError(
+            f'input of {h} x {w} px is not a multiple of the patch size {patch[0]}; '
+            'resize or crop it, or make the model with dynamic_img_pad=True to have it padded'
+        )
+    return x
+
+
 class CheckedPatchEmbed(PatchEmbed):
     """timm's patch embedding of a normalised batch `(B, C, H, W)` of whole patches.
 
@@ -327,22 +355,13 @@ class CheckedPatchEmbed(PatchEmbed):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim != 4:
-            raise ValueError(f'a batch (B, C, H, W) is needed, got {tuple(x.shape)}')
-        if not x.is_floating_point():
-            raise ValueError(f'{x.dtype} pixels: normalise them first, with model.normalisation(x)')
-        if x.shape[1] != self.proj.in_channels:
-            raise ValueError(f'{x.shape[1]} channels for a model of {self.proj.in_channels}')
-        check_normalised(x)
-        (h, w), (p, q) = x.shape[-2:], self.patch_size
-        if (h % p or w % q) and not self.dynamic_img_pad:
-            raise ValueError(
-                f'input of {h} x {w} px is not a multiple of the patch size {p}; '
-                'resize or crop it, or make the model with dynamic_img_pad=True to have it padded'
-            )
-        return super().forward(x)
+        channels = self.proj.in_channels
+        return super().forward(checked_batch(x, channels, self.patch_size, self.dynamic_img_pad))
 
 # %% ../../nbs/engine/04_backbone.ipynb #positionedvit
+torch.fx.wrap('resample_positions')  # it asks for the size, which a trace leaves open
+
+
 class PositionedViT(Described):
     "timm ViT whose positions follow `config.pos_interp` at other sizes."
 

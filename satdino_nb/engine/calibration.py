@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .estimates import Estimate, resampled, witnesses
+from .markup import as_label
 from .tiles import Tiles
 
 # %% ../../nbs/engine/07_3_calibration.ipynb #bin-means
@@ -128,7 +129,7 @@ def reliability_figure(found: dict[str, Calibration]):
             xlabel='confidence',
             xlim=(0, 1.02),
             ylim=(-0.02, 1.02),
-            title=f'{name}\nECE {100 * c.ece.value:.1f} %',
+            title=f'{as_label(name)}\nECE {100 * c.ece.value:.1f} %',
         )
     axes[0].set_ylabel('share that is right')
     return fig
@@ -185,10 +186,9 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
                 fontsize=7,
                 color='white' if v > 55 else 'black',
             )
-    ax.set(
-        xticks=range(n), yticks=range(n), yticklabels=classes, xlabel='predicted', ylabel='truth'
-    )
-    ax.set_xticklabels(classes, rotation=45, ha='right')
+    names = [as_label(c) for c in classes]
+    ax.set(xticks=range(n), yticks=range(n), yticklabels=names, xlabel='predicted', ylabel='truth')
+    ax.set_xticklabels(names, rotation=45, ha='right')
     fig.colorbar(drawn, ax=ax, shrink=0.7, label='% of the class')
     return fig
 
@@ -217,8 +217,9 @@ def worst_pairs_figure(
         return None
     fig = Figure(figsize=(1.9 * pictures, 2.3 * len(pairs)), layout='constrained')
     for part, (i, j, count) in zip(fig.subfigures(len(pairs), 1, squeeze=False)[:, 0], pairs):
+        taken = as_label(f'{classes[i]} taken for {classes[j]}')
         part.suptitle(
-            f'{classes[i]} taken for {classes[j]}: {count} of {int((labels == i).sum())}',
+            f'{taken}: {count} of {int((labels == i).sum())}',
             x=0.01,
             ha='left',
             fontsize=9,

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from .crop_state import CropState
+from .markup import as_file_name, visible
 from .tiles import Tile
 from ..gsd import Crop, crop_gsd_yx, draw_scale_bar, metres_text
 from ..views import resize_matrix
@@ -294,7 +295,8 @@ def save_view(state: CropState, folder: str | Path = '.') -> Path:
     """Write the network's input as PNG; returns its path.
 
     - `state`: tile and crop.
-    - `folder`: that exists; `FileNotFoundError` for others.
+    - `folder`: that exists; `FileNotFoundError` for others. Whatever the tile is called, the
+      picture lies in it.
 
     GSD (m/px), source and box stand in the file's name and in its metadata.
 
@@ -310,8 +312,8 @@ def save_view(state: CropState, folder: str | Path = '.') -> Path:
     )
     info = PngImagePlugin.PngInfo()
     for key, value in facts.items():
-        info.add_text(key, value)
-    name = f'{state.name}_{"x".join(map(str, box))}_{state.out}px_{state.gsd:.4g}m.png'
-    path = Path(folder) / name
+        info.add_text(key, visible(value))
+    place = f'{"x".join(map(str, box))}_{state.out}px_{state.gsd:.4g}m'
+    path = Path(folder) / f'{as_file_name(state.name)}_{place}.png'
     as_picture(network_input(state.tile, state.crop)).save(path, pnginfo=info)
     return path

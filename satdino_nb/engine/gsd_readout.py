@@ -28,6 +28,7 @@ from satdino_nb.engine.gsd_fit import (
     renamed,
     score_gsd,
 )
+from .markup import as_label, markdown_table
 from .tiles import Tiles, collate
 from ..intervals import Estimate, bootstrap
 from ..views import centre_view
@@ -71,7 +72,9 @@ def show_spectra(ax, grey: dict[str, torch.Tensor]) -> None:
         power = radial_power(x)
         slope = spectrum_line(power)[:, 0].mean()
         frequency = np.arange(2, power.shape[1] + 2)
-        ax.loglog(frequency, power.mean(0).exp(), style, label=f'{name}: slope {slope:.1f}')
+        ax.loglog(
+            frequency, power.mean(0).exp(), style, label=f'{as_label(name)}: slope {slope:.1f}'
+        )
     ticks = 2 ** np.arange(1, int(np.log2(frequency[-1] + 1)) + 1)
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
@@ -241,17 +244,8 @@ def readout_table(results: dict[str, GSDResult]) -> str:
     number = lambda e: '(one GSD only)' if e is None else str(e).split(', n =')[0] + ')'
     n = next(iter(results.values()))
     places = '' if n.places is None else f', {len(set(map(str, n.places)))} places'
-    rows = [
-        f'| {name} | {" | ".join(number(r.numbers.get(m)) for m in MEASURES)} |'
-        for name, r in results.items()
-    ]
-    return '\n'.join(
-        [
-            f'| {len(n.true)} images{places} | {" | ".join(MEASURES)} |',
-            '|---' * (len(MEASURES) + 1) + '|',
-            *rows,
-        ]
-    )
+    rows = [[name, *(number(r.numbers.get(m)) for m in MEASURES)] for name, r in results.items()]
+    return markdown_table([f'{len(n.true)} images{places}', *MEASURES], rows)
 
 
 def bias_table(results: dict[str, GSDResult]) -> str:
@@ -263,15 +257,11 @@ def bias_table(results: dict[str, GSDResult]) -> str:
     number = lambda e: (
         f'{e.value:+.2f} ' + (f'({e.low:+.2f} to {e.high:+.2f})' if e.n > 1 else '(single)')
     )
-    row = lambda b: ' | '.join(number(o.bias) for o in b)
-    rows = [f'| {b[0].low:g} to {2 * b[0].low:g} | {b[0].images} | {row(b)} |' for b in octaves]
-    return '\n'.join(
-        [
-            f'| true GSD, m/px | images | {" | ".join(results)} |',
-            '|---' * (len(results) + 2) + '|',
-            *rows,
-        ]
-    )
+    rows = [
+        [f'{b[0].low:g} to {2 * b[0].low:g}', b[0].images, *(number(o.bias) for o in b)]
+        for b in octaves
+    ]
+    return markdown_table(['true GSD, m/px', 'images', *results], rows)
 
 # %% ../../nbs/engine/07_5_gsd_readout.ipynb #readout-record
 def readout_record(results: dict[str, GSDResult]) -> dict:
@@ -329,7 +319,9 @@ def show_bias(ax, results: dict[str, GSDResult]) -> None:
         x = np.log2([b.low for b in r.bias]) + 0.5 + 0.12 * (k - (len(results) - 1) / 2)
         e = [b.bias for b in r.bias]
         bars = np.nan_to_num([[v.value - v.low for v in e], [v.high - v.value for v in e]])
-        ax.errorbar(x, [v.value for v in e], yerr=bars, fmt='o', ms=4, capsize=3, label=name)
+        ax.errorbar(
+            x, [v.value for v in e], yerr=bars, fmt='o', ms=4, capsize=3, label=as_label(name)
+        )
     ticks = [b.low for b in r.bias]
     ax.axhline(0, c='k', ls=':')
     ax.set_xticks(

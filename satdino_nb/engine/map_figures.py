@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from .layouts import Map
+from .markup import as_label
 from .tiles import Tiles
 
 # %% ../../nbs/engine/09_map_figures.ipynb #spaced
@@ -58,11 +59,11 @@ def map_figure(layout: Map, tiles: Tiles, thumbnails: int = 60, size: float = 8)
             edgecolors='white',
             linewidths=0.4,
             zorder=4,
-            label=tiles.classes[label] if label >= 0 else 'no class',
+            label=as_label(tiles.classes[label] if label >= 0 else 'no class'),
         )
     for i in spaced(layout.xy, thumbnails, 0.05):
         add_thumbnail(ax, layout.xy[i], tiles[i].image, size * 3)
-    ax.set(xticks=[], yticks=[], xlabel=layout.caption)
+    ax.set(xticks=[], yticks=[], xlabel=as_label(layout.caption))
     ax.margins(0.06)
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
     return fig

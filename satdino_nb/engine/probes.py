@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .markup import as_label, markdown_table
 from .neighbours import knn_predict, nearest
 from ..features import Features
 from ..intervals import Estimate, accuracy, difference, over_seeds, share
@@ -434,12 +435,13 @@ def accuracy_table(right: dict[tuple[str, str], np.ndarray], reference: str) -> 
 
         accuracy_table({('ours', 'knn'): right, ('pixels', 'knn'): other}, 'ours')
     """
-    lines = [f'| features | classifier | accuracy | difference to {reference} |', '|---' * 4 + '|']
+    lines = []
     for (name, how), r in right.items():
         own = name == reference or (reference, how) not in right
         gap = '' if own else str(difference(r, right[reference, how], unit='%'))
-        lines.append(f'| {name} | {how} | {share(r)} | {gap} |')
-    return '\n'.join(lines)
+        lines.append((name, how, share(r), gap))
+    head = ('features', 'classifier', 'accuracy', f'difference to {reference}')
+    return markdown_table(head, lines)
 
 # %% ../../nbs/engine/07_3_probes.ipynb #few-labels
 def few_labels(
@@ -493,7 +495,7 @@ def few_labels_figure(curves: dict[str, dict]):
     ax = fig.subplots()
     for name, curve in curves.items():
         spread = [over_seeds(v) for v in curve.values()]
-        (line,) = ax.plot(list(curve), [100 * s.value for s in spread], 'o-', label=name)
+        (line,) = ax.plot(list(curve), [100 * s.value for s in spread], 'o-', label=as_label(name))
         ax.fill_between(
             list(curve),
             [100 * s.low for s in spread],

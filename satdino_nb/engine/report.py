@@ -8,7 +8,6 @@ __all__ = ['NOT_DESCRIBED', 'Result', 'ask', 'of_seed', 'over_runs', 'describe',
            'read_results', 'save_report']
 
 # %% ../../nbs/engine/07_report.ipynb #rp-imports
-import csv
 import json
 import math
 import re
@@ -27,6 +26,7 @@ from satdino_nb.engine.calibration import (
     worst_pairs_figure,
 )
 from .gsd_readout import HEAD, risk_coverage, show_bias, show_gsd, show_risk
+from .markup import as_markdown, markdown_table, write_csv
 from .probes import few_labels_figure
 from satdino_nb.engine.protocols import (
     PROTOCOLS,
@@ -228,9 +228,8 @@ def brief(e: Estimate | Spread, signed: bool = False) -> str:
 
 def pivot(cells: dict, rows: Sequence[str], columns: Sequence[str], corner: str) -> str:
     "A Markdown table of `cells` by (row, column)."
-    head = [f'| {corner} | {" | ".join(columns)} |', '|---' * (len(columns) + 1) + '|']
-    lines = [f'| {r} | {" | ".join(cells.get((r, c), "") for c in columns)} |' for r in rows]
-    return '\n'.join(head + lines)
+    lines = ([r, *(cells.get((r, c), '') for c in columns)] for r in rows)
+    return markdown_table([corner, *columns], lines)
 
 # %% ../../nbs/engine/07_report.ipynb #report-markdown
 def report_markdown(report: Report) -> str:
@@ -242,9 +241,12 @@ def report_markdown(report: Report) -> str:
         text += metric_tables(report, protocol, metric)
     names = [f'{100 * x:g} %' for x in report.settings['scales']]
     for model, right in report.crossed().items():
-        text.append(f'{model}, every scale with every other:\n\n{cross_scale_table(right, names)}')
+        title = f'{as_markdown(model)}, every scale with every other:'
+        text.append(f'{title}\n\n{cross_scale_table(right, names)}')
     if report.problems:
-        text.append('\n'.join(['Not computed:', '', *(f'- {p}' for p in report.problems)]))
+        text.append(
+            '\n'.join(['Not computed:', '', *(f'- {as_markdown(p)}' for p in report.problems)])
+        )
     return '\n\n'.join(text) + '\n'
 
 
@@ -413,8 +415,5 @@ def save_report(report: Report, folder, figures: dict | None = None) -> Path:
     )
     text = json.dumps(json_ready(whole), indent=1, allow_nan=False)
     write_whole(folder / 'results.json', text)
-    with (folder / 'results.csv').open('w', newline='', encoding='utf-8') as f:
-        writer = csv.DictWriter(f, list(rows[0]) if rows else ['model'], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / 'results.csv', list(rows[0]) if rows else ['model'], rows)
     return folder

@@ -70,14 +70,35 @@ class SatViT(PositionedViT, Shared):
         )
         super().__init__(**{**ours, **kw})
         self.config = config
+        self.pretrained_cfg = timm_cfg(normalisation, config.img_size)  # what timm.data asks for
         self.normalisation = normalisation
         self.gsd_head = nn.Linear(config.embed_dim, 1) if config.gsd_token else None
         # filled by `load_satdino` where a checkpoint has them
         self.linear_head = self.classes = self.report = None
-        self.pretrained_cfg = timm_cfg(normalisation, config.img_size)  # what timm.data asks for
         for token in (self.cls_token, self.reg_token):  # as released; timm starts them near zero
             if token is not None:
                 nn.init.trunc_normal_(token, std=0.02)
+
+    def forward(
+        self, x: torch.Tensor, attn_mask: torch.Tensor | None = None, is_causal: bool = False
+    ) -> torch.Tensor:
+        """As timm's: CLS features or class scores of normalised images `(B, C, H, W)`.
+
+        Heads that it does not ask take part with a gradient of zero, so that a backward pass
+        reaches every parameter, as plain `DistributedDataParallel` needs.
+        """
+        # older timm has no is_causal
+        out = super().forward(x, attn_mask, *(() if is_causal is False else (is_causal,)))
+        if not torch.is_grad_enabled() or torch.jit.is_tracing():
+            return out
+        for p in self.other_heads():
+            out = out + 0 * p.flatten()[0]
+        return out
+
+    def other_heads(self) -> list[nn.Parameter]:
+        "Parameters of the heads that `forward` does not ask: of the GSD, and the linear one."
+        heads = [h for h in (self.gsd_head, self.linear_head) if h is not None]
+        return [p for h in heads for p in h.parameters() if p.requires_grad]
 
     def tokens(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> Tokens:
         "All tokens of normalised images `(B, C, H, W)`; `gsd` is for peers that read it."

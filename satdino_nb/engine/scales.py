@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from .markup import as_label, markdown_table
 from .probes import Prediction, classify, labelled
 from .tiles import Tiles
 from ..features import Features, extract_features
@@ -109,13 +110,8 @@ def cross_scale_table(right: np.ndarray, names: Sequence[str]) -> str:
     - `right`: of `cross_scale`, `(S, S, N)`.
     - `names`: S names of the scales.
     """
-    rows = [
-        f'| {name} | {" | ".join(f"{100 * v:.1f}" for v in row)} |'
-        for name, row in zip(names, right.mean(2))
-    ]
-    return '\n'.join(
-        [f'| gallery \\\\ queries | {" | ".join(names)} |', '|---' * (len(names) + 1) + '|', *rows]
-    )
+    rows = [[n, *(f'{100 * v:.1f}' for v in row)] for n, row in zip(names, right.mean(2))]
+    return markdown_table(['gallery \\ queries', *names], rows)
 
 
 def cross_scale_figure(matrices: dict[str, np.ndarray], names: Sequence[str]):
@@ -147,7 +143,7 @@ def cross_scale_figure(matrices: dict[str, np.ndarray], names: Sequence[str]):
             yticks=range(len(names)),
             yticklabels=names,
             xlabel='queries',
-            title=title,
+            title=as_label(title),
         )
         ax.set_xticklabels(names, rotation=30, ha='right')
     axes[0].set_ylabel('gallery')

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .backbone import as_backbone
+from .markup import as_label, markdown_table
 from .rasters import window_boxes
 from satdino_nb.engine.segmenters import (
     Head,
@@ -339,7 +340,7 @@ def segment_table(results: Sequence[SegmentResult], against: SegmentResult | Non
         'mIoU',
         *([f'difference to "{against.name}"'] if against else []),
     ]
-    lines = [head, ['---'] * len(head)]
+    lines = []
     for r in results:
         iou = ['–' if np.isnan(v) else f'{100 * v:.1f}' for v in r.iou()]
         gap = [] if against is None else ['' if r is against else str(r.minus(against))]
@@ -352,7 +353,7 @@ def segment_table(results: Sequence[SegmentResult], against: SegmentResult | Non
                 *gap,
             ]
         )
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+    return markdown_table(head, lines)
 
 # %% ../../nbs/engine/07_4_segmentation.ipynb #iou-figure
 def iou_figure(results: Sequence[SegmentResult]):
@@ -361,15 +362,17 @@ def iou_figure(results: Sequence[SegmentResult]):
 
     fig = Figure(figsize=(8, 3), layout='constrained')
     ax = fig.subplots()
-    at, width = np.arange(len(results[0].classes)), 0.8 / len(results)
+    names = [as_label(c) for c in results[0].classes]
+    at = np.arange(len(names))
+    width = 0.8 / len(results)
     for k, r in enumerate(results):
         ax.bar(
             at + (k - (len(results) - 1) / 2) * width,
             100 * np.nan_to_num(r.iou()),
             width,
-            label=r.name,
+            label=as_label(r.name),
         )
-    ax.set(xticks=at, xticklabels=results[0].classes, ylabel='IoU (%)', ylim=(0, 100))
+    ax.set(xticks=at, xticklabels=names, ylabel='IoU (%)', ylim=(0, 100))
     ax.grid(axis='y', alpha=0.3)
     ax.set_axisbelow(True)
     fig.legend(loc='outside upper center', ncols=min(len(results), 4), frameon=False, fontsize=9)
@@ -401,10 +404,10 @@ def segment_figure(image: torch.Tensor, masks: dict, data: Masked):
     )
     for ax, (name, picture) in zip(np.atleast_1d(fig.subplots(1, len(pictures))), pictures.items()):
         ax.imshow(picture, interpolation='nearest')
-        ax.set_title(name, fontsize=10)
+        ax.set_title(as_label(name), fontsize=10)
         ax.axis('off')
     patches = [
-        Patch(facecolor=f'#{bytes(c).hex()}', edgecolor='grey', label=name)
+        Patch(facecolor=f'#{bytes(c).hex()}', edgecolor='grey', label=as_label(name))
         for name, c in zip(data.classes, data.colours)
     ]
     fig.legend(

@@ -8,7 +8,7 @@ __all__ = ['SIZES', 'NEEDED', 'PUBLISHED', 'SHIPPED', 'HUB_ARGUMENTS', 'ON_HUB',
            'read_checkpoint', 'unwrapped', 'pick_state', 'timm_names', 'check_is_vit', 'infer_config', 'Weights',
            'read_header', 'released_statistics', 'read_weights', 'LoadReport', 'fitted', 'install', 'take_over',
            'check_fit', 'known_names', 'shipped_file', 'hub_file', 'find_weights', 'file_in_folder', 'Shared',
-           'timm_cfg', 'timm_shape', 'published_cfg', 'make_timm']
+           'timm_cfg', 'timm_shape', 'published_cfg', 'weights_overlay', 'given_statistics', 'timm_header', 'make_timm']
 
 # %% ../../nbs/engine/04_weights.ipynb #imports
 import json
@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import resample_abs_pos_embed
-from timm.models import build_model_with_cfg
+from timm.models import build_model_with_cfg, is_model
 from timm.models._manipulate import adapt_input_conv
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -131,11 +131,24 @@ class Described(VisionTransformer):
 
     pos_embed: nn.Parameter  # (1, prefix tokens + patches, D); timm's may also do without
     config: ViTConfig
-    normalisation: Normalisation
+    pretrained_cfg: dict  # timm's description of its input
+    default_cfg: dict  # the same, by timm's older name
     gsd_head: nn.Linear | None  # reads metres per pixel off GSD tokens; None without a read-out
     linear_head: nn.Linear | None  # classifier on CLS that came with the weights, if any
     classes: tuple | None  # the names of its classes
     report: 'LoadReport | None'  # what became of each tensor of a file
+
+    @property
+    def normalisation(self) -> Normalisation:
+        "Channel statistics of its input; timm's `pretrained_cfg` follows them."
+        return self._normalisation
+
+    @normalisation.setter
+    def normalisation(self, statistics: Normalisation) -> None:
+        self._normalisation = statistics
+        own = dict(mean=tuple(statistics.mean), std=tuple(statistics.std))
+        self.pretrained_cfg = {**self.pretrained_cfg, **own}
+        self.default_cfg = self.pretrained_cfg
 
 
 def header_of(model: Described) -> dict:
@@ -336,6 +349,7 @@ class Weights:
     classes: tuple | None = None
     reinterpreted: tuple = ()
     unused: tuple = ()
+    says_scale: bool = False  # it says whether its GSD head answers in metres or logarithms
 
 
 def read_header(header: dict) -> tuple[ViTConfig, Normalisation, tuple | None]:
@@ -384,7 +398,7 @@ def read_weights(
             raise ValueError(f'it holds a {type(content).__name__}, not weights by name')
         if header.get('format') == 'satdino_nb':
             content = {k: v.float() if v.is_floating_point() else v for k, v in content.items()}
-            return Weights(path.name, content, *read_header(header))
+            return Weights(path.name, content, *read_header(header), says_scale=True)
         (state, unused), args = pick_state(content, which), content.get('args')
         state, reinterpreted = timm_names(state)
         config = infer_config(state, gsd_token, num_heads or getattr(args, 'num_heads', None))
@@ -485,7 +499,8 @@ def take_over(model: Described, w: Weights) -> None:
     model.classes = w.classes
     model.gsd_head = nn.Linear(width, 1) if metres else None
     model.normalisation = w.normalisation or model.normalisation
-    scale = dict(gsd_log=w.config.gsd_log) if metres else {}
+    told = w.says_scale or w.reinterpreted  # timm's own files say nothing of it
+    scale = dict(gsd_log=w.config.gsd_log) if metres and told else {}
     model.config = replace(model.config, pos_interp=w.config.pos_interp, **scale)
 
 
@@ -609,9 +624,9 @@ def find_weights(path_or_id: str | Path, filename: str | None = None, **hub) -> 
 
 def file_in_folder(folder: Path, filename: str | None = None) -> Path:
     "The checkpoint `filename` of a folder, or `model.safetensors`, or its only one."
-    usual = folder / (filename or 'model.safetensors')
-    if usual.is_file():
-        return usual
+    for usual in (filename,) if filename else ('model.safetensors', 'pytorch_model.bin'):
+        if (folder / usual).is_file():
+            return folder / usual
     found = [] if filename else [f for f in sorted(folder.iterdir()) if f.suffix in SUFFIXES[:3]]
     if len(found) > 1:
         raise FileNotFoundError(f'{folder}: holds {len(found)} checkpoints; give filename')
@@ -656,7 +671,8 @@ class Shared(
     def _save_pretrained(self, save_directory: Path) -> None:
         assert isinstance(self, Described)  # this class stands beside it
         save_satdino(self, save_directory / 'model.safetensors')
-        (save_directory / 'config.json').write_text(json.dumps(header_of(self), indent=2) + '\n')
+        said = {**timm_header(self), **header_of(self)}
+        (save_directory / 'config.json').write_text(json.dumps(said, indent=2) + '\n')
 
     def generate_model_card(self, **kw):
         "The card; `kw` may hold `data`, `gsd_range`, `recipe`, `results` (Markdown texts)."
@@ -718,6 +734,65 @@ def published_cfg(repo: str, finetune: bool = False) -> dict:
         origin_url='https://github.com/strakaj/SatDINO',
     )
 
+# %% ../../nbs/engine/04_weights.ipynb #weights-overlay
+def weights_overlay(overlay: dict, given: object, shipped: str | None) -> dict:
+    """timm's overlay that takes weights in by `load_pretrained`, wherever timm found them.
+
+    overlay: what the caller gave. given: its `pretrained_cfg`; a dictionary of a `local-dir:` or
+    `hf-hub:` name holds where the weights are.
+    shipped: the name in `SHIPPED` of weights that are used where neither says others.
+    """
+    said = given if isinstance(given, dict) else {}
+    source = said.get('source')
+    if overlay.get('file'):
+        return dict(overlay, custom_load=True, source='')
+    if source == 'local-dir':
+        file = str(file_in_folder(Path(said['file'])))
+        return dict(overlay, file=file, custom_load=True, source='')
+    if source == 'hf-hub':
+        name = said.get('hf_hub_filename') or 'model.safetensors'
+        return dict(overlay, hf_hub_filename=name, custom_load='hf')
+    if said.get('file'):
+        return dict(overlay, custom_load=True)
+    if shipped:
+        return dict(overlay, file=str(shipped_file(shipped)), custom_load=True)
+    return overlay
+
+
+def given_statistics(given: object) -> Normalisation | None:
+    "Channel statistics that a `pretrained_cfg` (a dictionary) states; None if it does not."
+    if not isinstance(given, dict) or not (given.get('mean') and given.get('std')):
+        return None
+    return Normalisation(tuple(given['mean']), tuple(given['std']))
+
+
+def timm_header(model: Described) -> dict:
+    """What `timm.create_model('local-dir:...')` and `'hf-hub:...'` read in a `config.json`.
+
+    A registered name of the same shape if there is one; else any, as `model_args` say the shape.
+    Source: timm, `_hub.py`, `save_config_for_hf`.
+    """
+    c = model.config
+    sizes = {shape: size for size, shape in SIZES.items()}
+    name = f'satdino_{sizes.get((c.embed_dim, c.depth, c.num_heads))}_patch{c.patch_size}'
+    channels = model.patch_embed.proj.in_channels
+    args = dict(
+        in_chans=channels,
+        num_classes=model.num_classes,
+        global_pool=model.global_pool,
+        mlp_ratio=model.blocks[0].mlp.fc1.out_features / c.embed_dim,
+    )
+    cfg = timm_cfg(model.normalisation, c.img_size)
+    own = dict(input_size=(channels, c.img_size, c.img_size), num_classes=model.num_classes)
+    return dict(
+        architecture=name if is_model(name) else 'satdino_small_patch16',
+        num_classes=model.num_classes,
+        num_features=model.num_features,
+        global_pool=model.global_pool,
+        pretrained_cfg={**cfg, **own},
+        model_args={**asdict(c), **args},
+    )
+
 # %% ../../nbs/engine/04_weights.ipynb #make-timm
 def make_timm(
     model_class: type,
@@ -741,10 +816,8 @@ def make_timm(
         return model_class(replace(config, **changes), **kw)
 
     overlay = dict(kw.pop('pretrained_cfg_overlay', None) or {})
-    if pretrained and shipped and not overlay.get('file'):
-        overlay['file'] = str(shipped_file(shipped))
-    if overlay.get('file'):
-        overlay['custom_load'] = True
+    if pretrained:
+        overlay = weights_overlay(overlay, kw.get('pretrained_cfg'), shipped)
     features = dict(out_indices=kw.pop('out_indices', 3), feature_cls='getter')
     try:
         model = build_model_with_cfg(
@@ -760,6 +833,9 @@ def make_timm(
         ) from e
     vit = getattr(model, 'model', model)  # inside of timm's features_only
     vit.config = replace(vit.config, pos_interp=kw.get('pos_interp', vit.config.pos_interp))
-    stats = dict(mean=vit.normalisation.mean, std=vit.normalisation.std)
-    vit.pretrained_cfg = {**vit.pretrained_cfg, **stats}  # timm's transforms ask for it there
+    stated = given_statistics(kw.get('pretrained_cfg'))
+    vit.normalisation = stated or vit.normalisation  # timm has put its own description there
+    if vit is not model:
+        own = {k: vit.pretrained_cfg[k] for k in ('mean', 'std')}
+        model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, **own}
     return model
