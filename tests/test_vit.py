@@ -378,7 +378,7 @@ def test_traced_by_fx(name):
     with pytest.raises(ValueError, match='normalise them first'):
         traced(images.byte())
     traced(images).sum().backward()
-    assert traced.gsd_head.weight.grad is not None
+    assert traced.head.weight.grad is not None
 
 
 def test_traced_by_jit(model, x):

@@ -19,6 +19,7 @@ from argparse import Namespace
 from collections import Counter
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 # %% ../../nbs/engine/04_weights.ipynb #libraries
 import numpy as np
@@ -776,11 +777,12 @@ def timm_header(model: Described) -> dict:
     sizes = {shape: size for size, shape in SIZES.items()}
     name = f'satdino_{sizes.get((c.embed_dim, c.depth, c.num_heads))}_patch{c.patch_size}'
     channels = model.patch_embed.proj.in_channels
+    block: Any = model.blocks[0]
     args = dict(
         in_chans=channels,
         num_classes=model.num_classes,
         global_pool=model.global_pool,
-        mlp_ratio=model.blocks[0].mlp.fc1.out_features / c.embed_dim,
+        mlp_ratio=block.mlp.fc1.out_features / c.embed_dim,
     )
     cfg = timm_cfg(model.normalisation, c.img_size)
     own = dict(input_size=(channels, c.img_size, c.img_size), num_classes=model.num_classes)
