@@ -267,9 +267,9 @@ def test_four_scales_on_eurosat(shared):
     )
     assert not report.problems
     for protocol, setting in (('knn', 'k 20'), ('scales', 'mean')):
-        assert report.value('data_samples', protocol, setting).low > 0.25 > 0.1, 'far above chance'
+        assert report.value('satdino-nano', protocol, setting).low > 0.25 > 0.1, 'far above chance'
     assert (
-        report.value('data_samples', 'gsd', 'GSD token', 'R2 of log GSD').n == 200
+        report.value('satdino-nano', 'gsd', 'GSD token', 'R2 of log GSD').n == 200
     )  # of random crops: all tiles have one GSD
 
 
@@ -290,8 +290,8 @@ def test_uc_merced_by_neighbours(shared):
         WEIGHTS, read('train.txt'), read('val.txt'), untrained_seeds=1, progress=False, ks=(1, 5)
     )
     assert (
-        report.value('data_samples', 'knn', 'k 1').n == 168
-        and report.value('data_samples', 'knn', 'k 1').low > 1.5 / 21
+        report.value('satdino-nano', 'knn', 'k 1').n == 168
+        and report.value('satdino-nano', 'knn', 'k 1').low > 1.5 / 21
     )
 
 
@@ -308,10 +308,10 @@ def test_a_split_by_location(shared, tmp_path):
     assert (
         report.settings['places']
         == len(set(held.places))
-        == report.value('data_samples', 'knn', 'k 5').n
+        == report.value('satdino-nano', 'knn', 'k 5').n
         < len(held)
     )
-    assert report.value('data_samples', 'knn', 'k 5').value > 0.6
+    assert report.value('satdino-nano', 'knn', 'k 5').value > 0.6
 
 
 def test_a_peer_of_one_size_does_not_end_the_others():
