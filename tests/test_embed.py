@@ -63,14 +63,13 @@ def test_maps_are_drawn_without_pyplot():
 
 
 def test_degenerate_collections():
-    "All alike, three tiles, an unknown GSD: drawn. NaN, one tile, another number: named."
+    "Three tiles, an unknown GSD: drawn. All alike, NaN, one tile, another number: named."
     tiles = sample_tiles('test')
-    alike = pca_map(torch.ones(len(tiles), 4))
-    assert np.isfinite(alike.xy).all() and map_figure(alike, tiles).axes
     assert pca_map(torch.eye(3)).xy.shape == (3, 2)
     assert gsd_map_figure(Map(np.eye(2), ''), np.array([np.nan, np.nan])).axes
     assert kept_neighbours(torch.eye(3), np.eye(3)[:, :2], k=2) == 1
     for wrong, word in (
+        (lambda: pca_map(torch.ones(90, 4)), 'one direction'),
         (lambda: pca_map(torch.full((4, 2), torch.nan)), 'NaN'),
         (lambda: pca_map(torch.ones(1, 2)), 'at least 2 tiles'),
         (lambda: neighbours(torch.ones(3, 2), 3), 'k must be from 1 to 2'),

@@ -179,7 +179,7 @@ def test_the_command_leaves_a_report(split_table, tmp_path):
             ],
             ['no training tile'],
         ),
-        (['--run', 'absent', '--data', 'TABLE'], ['--run']),
+        (['--run', 'absent', '--data', 'TABLE'], ['absent', 'no run']),
     ],
     ids=lambda v: ' '.join(str(x) for x in v)[-40:],
 )
@@ -409,12 +409,12 @@ def test_segmentation_in_a_report(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / 'report' / 'results.json').read_text())['results']
     value = {(r['model'], r['setting']): r for r in rows if r['kind'] == 'value'}
-    for model in ('data_samples', 'untrained', 'pixels'):
+    for model in ('satdino-nano', 'untrained', 'pixels'):
         assert 0 < value[model, 'mIoU']['value'] < 1 and value[model, 'mIoU']['n'] == 2
         each = [value[model, c]['value'] for c in MASK_CLASSES]
         assert value[model, 'mIoU']['value'] == pytest.approx(np.nanmean(each), abs=1e-6)
     assert (
-        any(r['kind'] == 'difference to data_samples' and r['setting'] == 'mIoU' for r in rows)
+        any(r['kind'] == 'difference to satdino-nano' and r['setting'] == 'mIoU' for r in rows)
         and (tmp_path / 'report' / 'iou_segment.png').exists()
     )
     for more, word in ((['--mask-classes', 'a', 'b'], '_mask.png'), ([], 'mask_classes')):

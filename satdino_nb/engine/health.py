@@ -232,6 +232,8 @@ def load_run(out) -> Run:
     Example: `load_run('runs/first').metrics[-1]['loss']`.
     """
     out = Path(out)
+    if not (out / 'config.json').is_file():
+        raise FileNotFoundError(f'{out}: no run in it (a run folder has a config.json)')
     config = resolved(read_config(out / 'config.json'))
     model = load_satdino(out / 'model.safetensors', verbose=False)
     return Run(out, config, model, read_rows(out / 'metrics.jsonl'))
