@@ -91,14 +91,11 @@ class SatViT(PositionedViT, Shared):
         out = super().forward(x, attn_mask, *(() if is_causal is False else (is_causal,)))
         if not torch.is_grad_enabled() or torch.jit.is_tracing():
             return out
-        for p in self.other_heads():
-            out = out + 0 * p.flatten()[0]
+        # by name, not by parameters(): torch.fx follows a module's attributes only
+        for head in (self.gsd_head, self.linear_head):
+            if head is not None:
+                out = out + 0 * (head.weight[0, 0] + head.bias[0])
         return out
-
-    def other_heads(self) -> list[nn.Parameter]:
-        "Parameters of the heads that `forward` does not ask: of the GSD, and the linear one."
-        heads = [h for h in (self.gsd_head, self.linear_head) if h is not None]
-        return [p for h in heads for p in h.parameters() if p.requires_grad]
 
     def tokens(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> Tokens:
         "All tokens of normalised images `(B, C, H, W)`; `gsd` is for peers that read it."
