@@ -181,7 +181,7 @@ def ring_shape(ring: np.ndarray) -> Any:
     Cut as RFC 7946, section 3.1.9, asks, which GeoParquet follows; a ring around a pole (its last
     corner is more than 180 degrees from its first) becomes all that lies between it and the pole.
     """
-    from shapely import MultiPolygon, Polygon, box
+    from shapely import Polygon, box, union_all
     from shapely.affinity import translate
 
     if abs(ring[3, 0] - ring[0, 0]) > 180:
@@ -191,7 +191,7 @@ def ring_shape(ring: np.ndarray) -> Any:
     for turn in (-720, -360, 0, 360, 720):
         part = translate(whole, turn).intersection(box(-180, -90, 180, 90))
         parts += [part] if part.area > 0 else []
-    return parts[0] if len(parts) == 1 else MultiPolygon(parts) if parts else whole
+    return union_all(parts) if parts else whole
 
 # %% ../../nbs/engine/07_2_exports.ipynb #load-features
 def load_features(path: str | Path) -> Features:
