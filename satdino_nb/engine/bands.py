@@ -216,6 +216,7 @@ class Reading:
     alpha: int = 0  # the band that says what is transparent; 0: none
     fills: tuple = ()  # undeclared values that are no ground
     limits: tuple = ()  # (low, high) of each band: black and white
+    turn: int = 1  # how it is turned upright, as an EXIF orientation says it
 
 
 def read_window(
@@ -312,11 +313,19 @@ def settle(src: Any, bands: tuple | None, limits: Any, percentiles: tuple) -> tu
     fills, fill_note = fills_of(src, values, valid)
     how = Reading(chosen, alpha, tuple(fills))
     notes = [n for n in (note, alpha_note, fill_note) if n]
+    if (pages := len(src.subdatasets)) > 1 and src.driver == 'GTiff':
+        notes.append(f'{pages} pages, of which the first is read')
     valid = valid & ~np.any([(values == f).all(0) for f in fills], 0) if fills else valid
     if not valid.any():
         return how, notes
     if limits is not None:
         pairs = [limits] * 3 if np.ndim(limits) == 1 else list(limits)
+        between = [((b > lo) & (b < hi))[valid].mean() for b, (lo, hi) in zip(values, pairs)]
+        if max(between) < 0.01:
+            notes.append(
+                f'the limits {limits} leave hardly a pixel between black and white; '
+                "they are in the file's own unit"
+            )
     else:
         pairs = band_limits(src, how, percentiles)
     return Reading(chosen, alpha, how.fills, tuple(pairs)), notes

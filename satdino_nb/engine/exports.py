@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['VECTORS', 'NUMBERS', 'save_features', 'write_npz', 'tile_columns', 'vectors_of', 'feature_table', 'write_parquet',
-           'write_geoparquet', 'ring_shape', 'load_features', 'written_numbers', 'npz_columns', 'parquet_columns']
+           'write_geoparquet', 'around_pole', 'ring_shape', 'load_features', 'written_numbers', 'npz_columns',
+           'parquet_columns']
 
 # %% ../../nbs/engine/07_2_exports.ipynb #xp-imports
 import warnings
@@ -160,22 +161,37 @@ def write_geoparquet(table: Any, rings: list, path: Path) -> None:
         warnings.warn(f'{path}: {lost} of {len(rings)} tiles have no coordinates', stacklevel=2)
 
 
+def around_pole(ring: np.ndarray) -> np.ndarray:
+    """A ring around a pole, closed by way of the pole: the edge of a map in degrees.
+
+    - `ring`: `(4, 2)`, longitude and latitude without a jump.
+    """
+    once = 360 if ring[3, 0] > ring[0, 0] else -360
+    pole = 90.0 if ring[:, 1].mean() > 0 else -90.0
+    first = ring[0, 0]
+    end = [(first + once, ring[0, 1]), (first + once, pole), (first, pole)]
+    return np.concatenate([ring, np.array(end)])
+
+
 def ring_shape(ring: np.ndarray) -> Any:
     """The polygon of a ring; in two parts where it crosses the 180th meridian.
 
     - `ring`: `(4, 2)`, longitude and latitude without a jump, as of `footprints`.
 
-    Cut as RFC 7946, section 3.1.9, asks, which GeoParquet follows.
+    Cut as RFC 7946, section 3.1.9, asks, which GeoParquet follows; a ring around a pole (its last
+    corner is more than 180 degrees from its first) becomes all that lies between it and the pole.
     """
-    from shapely import MultiPolygon, Polygon, box
+    from shapely import Polygon, box, union_all
     from shapely.affinity import translate
 
+    if abs(ring[3, 0] - ring[0, 0]) > 180:
+        ring = around_pole(ring)
     whole = Polygon(ring)
     parts = []
-    for turn in (-360, 0, 360):
+    for turn in (-720, -360, 0, 360, 720):
         part = translate(whole, turn).intersection(box(-180, -90, 180, 90))
         parts += [part] if part.area > 0 else []
-    return parts[0] if len(parts) == 1 else MultiPolygon(parts) if parts else whole
+    return union_all(parts) if parts else whole
 
 # %% ../../nbs/engine/07_2_exports.ipynb #load-features
 def load_features(path: str | Path) -> Features:

@@ -42,13 +42,19 @@ def metres_per_unit(crs: Any, x: float, y: float) -> tuple[float, float]:
     Exact for degrees. Elsewhere a projection's nominal scale stands (for Mercator that of its
     latitude), unless it is off by more than 1 % at this point; then it is measured there, by
     chords of WGS 84 in space, which no meridian or pole disturbs. Needs rasterio.
-    `ValueError` for a CRS without a place on Earth (local, engineering, of another planet).
+    `ValueError` for a CRS without a place on Earth (local, engineering, of another planet), and
+    at a pole in degrees.
 
         metres_per_unit(CRS.from_epsg(3857), 0, 8_400_000)   # (0.5, 0.5): far from the equator
     """
     north = on_earth(crs, [x], [y])[1][0]
     if crs.is_geographic:
         per_degree = metres_per_degree(north)
+        if abs(north) > 90 or per_degree[1] < 1e-3:
+            raise ValueError(
+                f'latitude {north:.9g} is at or beyond a pole, where degrees have no width; '
+                'warp it to a polar grid (gdalwarp -t_srs EPSG:3413 or EPSG:3031)'
+            )
         degrees = math.degrees(crs.units_factor[1])  # degrees in one unit of the CRS
         return per_degree[0] * degrees, per_degree[1] * degrees
     metres = crs.linear_units_factor[1]

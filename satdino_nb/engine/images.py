@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'FMOW', 'NORMALISATIONS', 'ImageReadError', 'pixel_limit', 'open_picture', 'read_image', 'is_deep',
-           'jpeg2000_bits', 'orientation', 'pages', 'upright_hw', 'rgb', 'upright', 'part_of', 'check_header', 'decode',
-           'picture_hw', 'resized', 'stretch', 'as_uint8', 'read_mask', 'class_numbers', 'explained',
-           'check_unit_range', 'check_normalised', 'Normalisation', 'image_stats']
+           'jpeg2000_bits', 'orientation', 'pages', 'has_mask_page', 'file_orientation', 'turned', 'upright_hw', 'rgb',
+           'upright', 'part_of', 'check_box', 'check_header', 'decode', 'picture_hw', 'resized', 'stretch', 'as_uint8',
+           'read_mask', 'bits_of', 'plain_numbers', 'raster_numbers', 'class_numbers', 'explained', 'check_unit_range',
+           'check_normalised', 'Normalisation', 'image_stats']
 
 # %% ../../nbs/engine/02_images.ipynb #images-imports
 import math
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+
+from .georeference import open_raster
 
 # %% ../../nbs/engine/02_images.ipynb #imagereaderror
 class ImageReadError(ValueError):
@@ -111,6 +114,42 @@ def pages(image: Image.Image) -> int:
     return getattr(image, 'n_frames', 1) if image.format in ('GIF', 'PNG', 'WEBP') else 1
 
 
+def has_mask_page(image: Image.Image) -> bool:
+    "Has an opened TIFF a page that masks another, which Pillow does not heed?"
+    if image.format != 'TIFF' or getattr(image, 'n_frames', 1) == 1:
+        return False
+    try:
+        for k in range(1, getattr(image, 'n_frames', 1)):
+            image.seek(k)
+            if getattr(image, 'tag_v2', {}).get(254, 0) & 4:  # NewSubfileType
+                return True
+    except (SyntaxError, KeyError):  # a page of a kind that Pillow does not know
+        return True
+    image.seek(0)
+    return False
+
+
+def file_orientation(path) -> int:
+    "EXIF orientation, 1 to 8, that a file's header states; 1 for a file that Pillow does not know."
+    try:
+        with open_picture(path) as image:
+            turn = image.getexif().get(0x0112, 1)
+    except (OSError, SyntaxError, ValueError, TypeError):
+        return 1
+    return turn if turn in range(1, 9) else 1
+
+
+def turned(values: np.ndarray, turn: int) -> np.ndarray:
+    "Arrays (..., H, W) turned upright, by an EXIF orientation `turn` from 1 to 8."
+    if turn > 4:
+        values = values.swapaxes(-1, -2)
+    # what is mirrored then, rows and columns (Exif 2.32, 4.6.5.1.3)
+    rows, columns = {
+        1: (0, 0), 2: (0, 1), 3: (1, 1), 4: (1, 0), 5: (0, 0), 6: (0, 1), 7: (1, 1), 8: (1, 0),
+    }[turn]  # fmt: skip
+    return values[..., :: -1 if rows else 1, :: -1 if columns else 1]
+
+
 def upright_hw(image: Image.Image) -> tuple[int, int]:
     "`(height, width)` of an opened picture as it is seen."
     hw = (image.height, image.width)
@@ -132,10 +171,38 @@ def upright(image: Image.Image) -> Image.Image:
 
 def part_of(image: Image.Image, box: tuple) -> Image.Image:
     "The `box` (top, left, height, width), in pixels, of a Pillow image."
-    top, left, height, width = box
+    top, left, height, width = map(int, box)
     image.load()
     with pixel_limit():
         return image.crop((left, top, left + width, top + height))
+
+
+def check_box(box: Sequence, path, hw: tuple | None = None) -> None:
+    """`ImageReadError` naming `path` for a box that no picture has, or that is not inside of `hw`.
+
+    box: (top, left, height, width), whole numbers of pixels.
+    hw: (height, width) of the picture; None: not known.
+
+    >>> check_box((0, 0, 64, 64), 'field.png', (100, 50))
+    ImageReadError: field.png: its box (top 0, left 0, height 64, width 64) is not inside ...
+    """
+    try:
+        whole = len(box) == 4 and all(int(v) == v for v in box)
+    except (TypeError, ValueError, OverflowError):  # a word, NaN
+        whole = False
+    if not whole:
+        raise ImageReadError(
+            f'{path}: its box must be four whole numbers, (top, left, height, width) in pixels, '
+            f'got {box!r}'
+        )
+    top, left, h, w = map(int, box)
+    said = f'{path}: its box (top {top}, left {left}, height {h}, width {w})'
+    if hw is None and (min(top, left) < 0 or min(h, w) < 1):
+        raise ImageReadError(f'{said} is not inside any picture')
+    if hw and (min(top, left) < 0 or min(h, w) < 1 or top + h > hw[0] or left + w > hw[1]):
+        raise ImageReadError(
+            f'{said} is not inside its picture of {hw[0]} x {hw[1]} pixels (height x width)'
+        )
 
 
 def check_header(image: Image.Image, path) -> None:
@@ -161,7 +228,8 @@ def decode(path, box: tuple | None = None, views: dict | None = None) -> tuple[t
             check_header(image, path)
             hw = upright_hw(image)
             if box is not None:
-                return rgb(part_of(upright(image), box)), tuple(box[2:])
+                check_box(box, path, hw)
+                return rgb(part_of(upright(image), box)), (int(box[2]), int(box[3]))
             if views and (r := reduction(hw, views)) > 1:
                 image.draft('RGB', (image.width // r, image.height // r))
             return rgb(upright(image)), hw
@@ -187,11 +255,19 @@ def reduction(hw: tuple, views: dict, ratio: float = 3 / 4) -> int:
 
 # %% ../../nbs/engine/02_images.ipynb #picture-hw
 def picture_hw(path) -> tuple:
-    "`(height, width)` in pixels, as it is seen, from a header; `ImageReadError` names the file."
+    """`(height, width)` in pixels, as it is seen, from a header; `ImageReadError` names the file.
+
+    Files that Pillow does not know are asked for it by rasterio, where that is installed.
+    """
     try:
         with open_picture(path) as image:
             return upright_hw(image)
     except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+        try:
+            with open_raster(path) as src:
+                return src.height, src.width
+        except (ImportError, OSError):
+            pass
         raise ImageReadError(f'{path}: not a readable image ({e})') from e
 
 # %% ../../nbs/engine/02_images.ipynb #resized
@@ -266,11 +342,12 @@ def read_mask(path, colours: Sequence | None = None, other: int | None = None) -
     try:
         with open_picture(path) as image:
             deep = is_deep(image)
+            bits = bits_of(image)
             if pages(image) > 1:
                 warnings.warn(f'{path}: several pages; the first is the mask', stacklevel=2)
             seen = upright(image)
             if colours is None and seen.mode in ('1', 'L', 'P'):
-                return torch.from_numpy(np.array(seen).astype(np.uint8))
+                return torch.from_numpy(plain_numbers(np.array(seen), bits))
             if seen.mode.startswith(('I', 'F')):
                 return class_numbers(np.array(seen), path, colours)
             if colours is None or deep:
@@ -279,9 +356,36 @@ def read_mask(path, colours: Sequence | None = None, other: int | None = None) -
                     'say which, with 8 bits a channel (colours=...)'
                 )
             pixels = np.array(seen.convert('RGB')).astype(np.int64) @ (65536, 256, 1)
+    except FileNotFoundError:
+        raise
     except (OSError, SyntaxError, Image.DecompressionBombError) as e:
+        if (values := raster_numbers(path)) is not None:
+            return class_numbers(values, path, colours)
         raise ImageReadError(f'{path}: not a readable mask ({e})') from e
     return torch.from_numpy(explained(pixels, colours, other, path))
+
+
+def bits_of(image: Image.Image) -> int:
+    "Bits of a grey value in the file of an opened picture, before it is read: 2, 4, or else 8."
+    for tile in getattr(image, 'tile', ())[:1] if image.mode == 'L' else ():
+        raw = tile[3] if isinstance(tile[3], str) else (tile[3] or ('',))[0]
+        if found := re.match(r'L;([24])', str(raw)):
+            return int(found[1])
+    return 8
+
+
+def plain_numbers(values: np.ndarray, bits: int) -> np.ndarray:
+    "`values` (H, W) of a mask as its file has them, uint8: of 2 and 4 bits Pillow makes 0 to 255."
+    return (values.astype(int) * (2**bits - 1) // 255 if bits < 8 else values).astype(np.uint8)
+
+
+def raster_numbers(path) -> np.ndarray | None:
+    "Values (H, W) of a one-band file that rasterio reads (64 bits, say); None for any other."
+    try:
+        with open_raster(path) as src:
+            return src.read(1) if src.count == 1 and src.dtypes[0][:7] != 'complex' else None
+    except (ImportError, OSError):
+        return None
 
 
 def class_numbers(values: np.ndarray, path, colours: Sequence | None = None) -> torch.Tensor:

@@ -73,7 +73,7 @@ def file_or_folder(path: Path, gsd: float | Callable | None, on_error: str) -> T
     "The tiles of an image file or folder: windows of its georeferenced files, the others whole."
     if gsd is None and all_georeferenced(path):
         return geotiff_tiles(path, on_error=on_error)
-    rows, classes = ([dict(path=path)], ()) if path.is_file() else listed(path)
+    rows, classes = ([dict(path=path)], ()) if path.is_file() else listed(path, say=False)
     beside = {folder: sidecars(folder) for folder in {Path(r['path']).parent for r in rows}}
     try:
         located = {
@@ -87,6 +87,8 @@ def file_or_folder(path: Path, gsd: float | Callable | None, on_error: str) -> T
         located = set()  # without rasterio the GSD that is given stands
     if not located:
         return folder_tiles(path, gsd, on_error) if path.is_dir() else one_file(path, gsd)
+    if path.is_dir():
+        rows, classes = listed(path)  # which says what is passed over
     return mixed_folder(path, rows, classes, located, gsd, on_error)
 
 

@@ -178,9 +178,7 @@ class TileItems:
 
     def __getitem__(self, i: int) -> tuple:
         tile, mask = self.tiles[i], read_mask(self.tiles.masks[i], self.colours, self.other)
-        if tile.box and mask.shape != tile.image.shape[1:]:  # the mask of a whole file
-            top, left, h, w = tile.box
-            mask = mask[top : top + h, left : left + w]
+        mask = torch.from_numpy(self.tiles.cut_mask(i, mask.numpy()).copy())
         return tile.image, mask, tile.gsd
 
 # %% ../../nbs/engine/07_4_segmenters.ipynb #masked-tiles

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MOST_PADDING', 'FREE_PADDING', 'Tile', 'Tiles', 'check_images', 'listed', 'say_passed_over', 'are_splits',
            'listed_splits', 'folder_tiles', 'table_tiles', 'part_of', 'check_boxes', 'samples_dir', 'sample_tiles',
-           'mask_partners', 'mask_tiles', 'MixedTiles', 'given_parts', 'split_tiles', 'place_draw', 'say_shared_places',
-           'split_units', 'same_place', 'Batch', 'too_much_padding', 'collate_parts', 'collate', 'channel_stats',
-           'for_views', 'cache_tiles', 'write_pixels']
+           'mask_partners', 'mask_tiles', 'stated_gsd', 'say_left_over', 'MixedTiles', 'given_parts', 'split_tiles',
+           'place_draw', 'say_shared_places', 'split_units', 'same_place', 'Batch', 'too_much_padding', 'collate_parts',
+           'collate', 'channel_stats', 'for_views', 'cache_tiles', 'write_pixels']
 
 # %% ../../nbs/engine/02_tiles.ipynb #tiles-imports
 import copy
@@ -39,6 +39,7 @@ from .folders import owned, reserve
 from satdino_nb.engine.images import (
     ImageReadError,
     Normalisation,
+    check_box,
     decode,
     image_stats,
     picture_hw,
@@ -52,7 +53,7 @@ from satdino_nb.engine.tables import (
     read_table,
     split_name,
 )
-from ..gsd import check_gsd, crop_gsd
+from ..gsd import check_gsd, crop_gsd, file_gsd, mean_gsd
 
 # %% ../../nbs/engine/02_tiles.ipynb #tile
 @dataclass
@@ -68,6 +69,10 @@ class Tile:
     path: str = ''  # the file to name when something is wrong
     box: tuple | None = None  # (top, left, height, width) in the file's pixels; None: all of it
     nominal_gsd: float | None = None  # metres per pixel of the sensor, where it differs
+
+    def __post_init__(self):
+        if self.box is not None:
+            check_box(self.box, self.path or 'tile')
 
 # %% ../../nbs/engine/02_tiles.ipynb #check-weights
 COLUMNS = dict(
@@ -176,6 +181,9 @@ class Tiles(Dataset):
             for p, g in zip(self.paths, self.gsds)
         ]
         self.weights = check_weights(self.weights, self.paths)
+        for path, box in zip(self.paths, self.boxes):
+            if box is not None:
+                check_box(box, path)  # whether it is inside its file is seen when that is read
 
     @property
     def plain_files(self) -> bool:
@@ -193,6 +201,15 @@ class Tiles(Dataset):
     def image(self, i: int) -> torch.Tensor:
         "The picture of tile `i`, uint8 (3, h, w)."
         return self.pixels(i)[0]
+
+    def cut_mask(self, i: int, mask: np.ndarray) -> np.ndarray:
+        "Of `mask` (H, W), which `read_mask` made of the file `masks[i]`, what tile `i` shows."
+        box = self.boxes[i]
+        if box is None or mask.shape == tuple(box[2:]):
+            return mask
+        check_box(box, self.masks[i], mask.shape)  # the mask of a whole file
+        top, left, h, w = map(int, box)
+        return mask[top : top + h, left : left + w]
 
     def __getitem__(self, i) -> Tile:
         image, hw = self.pixels(i)
@@ -343,14 +360,24 @@ def own_pictures(folder: Path, names: Iterable[str]) -> set[str]:
     return here & (shown | ({'contact_sheet.jpg'} if 'files.csv' in here else set()))
 
 
-def walk(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path], dict, list, list]:
-    """What is below `folder`; hidden names are passed over, links to folders not followed.
+SYSTEM = 'folder of the operating system'
+SYSTEM_FOLDERS = frozenset(  # thumbnails, deleted files, forks of resources
+    '@eadir #recycle $recycle.bin __macosx lost+found'.split() + ['system volume information']
+)
+
+
+def walk(
+    folder, suffixes: frozenset = IMAGE_SUFFIXES, follow: int = 1, seen: frozenset = frozenset()
+) -> tuple[list[Path], dict, list, list]:
+    """What is below `folder`; hidden names are passed over.
 
     Folders of runs and figures of reports that this program wrote are among the other endings, as
-    'output of satdino_nb'.
+    'output of satdino_nb', and so are those that systems make ('@eaDir', '$RECYCLE.BIN', ...).
+    follow: so many levels of folders down, links to folders are followed; 1: those in `folder`
+        itself, as of classes. None is that leads back. seen: real paths above.
 
     Returns (files with one of `suffixes`, counts of other endings, folders that cannot be opened,
-    links to folders).
+    links to folders that are not followed).
     """
     files: list[Path] = []
     others: Counter[str] = Counter()
@@ -358,8 +385,19 @@ def walk(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path], dict
     links: list[str] = []
     note = lambda e: closed.append(f'{e.filename}: {e.strerror}')
     for top, folders, names in os.walk(folder, onerror=note):
-        folders[:] = [f for f in folders if not f.startswith('.')]
-        links += [str(Path(top) / f) for f in folders if (Path(top) / f).is_symlink()]
+        others.update([SYSTEM] * sum(f.casefold() in SYSTEM_FOLDERS for f in folders))
+        folders[:] = [f for f in folders if is_own(f)]
+        depth = len(Path(top).relative_to(folder).parts)
+        for link in (p for f in folders if (p := Path(top) / f).is_symlink()):
+            above = seen | {Path(top).resolve()}
+            if depth >= follow or leads_back(link, above):
+                links.append(str(link))
+                continue
+            inside = walk(link, suffixes, follow - depth - 1, above | {link.resolve()})
+            files += inside[0]
+            others.update(inside[1])
+            closed += inside[2]
+            links += inside[3]
         if Path(top) != Path(folder) and OWN_RUN <= set(names):
             others[OWN] += 1
             folders[:] = []
@@ -374,9 +412,22 @@ def walk(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path], dict
     return sorted(files), dict(others.most_common()), closed, links
 
 
-def files_below(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path], list[str]]:
+def is_own(name: str) -> bool:
+    "Is a file or folder of this name the user's: neither hidden nor made by a system?"
+    return not name.startswith('.') and name.casefold() not in SYSTEM_FOLDERS
+
+
+def leads_back(link: Path, above: Iterable[Path]) -> bool:
+    "Does a link to a folder lead to one of the folders `above` it (real paths), or over them?"
+    end = link.resolve()
+    return any(p == end or end in p.parents for p in above)
+
+
+def files_below(
+    folder, suffixes: frozenset = IMAGE_SUFFIXES, follow: int = 1
+) -> tuple[list[Path], list[str]]:
     "`(files, folders that cannot be opened)` below `folder`, as `walk` finds them."
-    files, _, closed, _ = walk(folder, suffixes)
+    files, _, closed, _ = walk(folder, suffixes, follow)
     return files, closed
 
 
@@ -428,16 +479,18 @@ def listed(
     path = Path(path)
     if not path.is_dir():
         raise FileNotFoundError(f'{path}: no such folder of images')
-    names = [p.name for p in sorted(path.iterdir()) if not p.name.startswith('.')]
+    names = [p.name for p in sorted(path.iterdir()) if is_own(p.name)]
     own = own_pictures(path, names)
     inside = [path / n for n in names if n not in own]
     loose = [p for p in inside if p.suffix.lower() in suffixes and not p.is_dir()]
-    below = {p.name: walk(p, suffixes) for p in inside if p.is_dir()}
+    dirs = [p for p in inside if p.is_dir()]
+    back = [str(p) for p in dirs if p.is_symlink() and leads_back(p, [path.resolve()])]
+    below = {p.name: walk(p, suffixes, follow=0) for p in dirs if str(p) not in back}
     classes = [c for c, found in below.items() if found[0]]
     if say:
         say_passed_over(path, below, len(own))
     problems = [p for found in below.values() for p in found[2]]
-    if say and (links := [p for found in below.values() for p in found[3]]):
+    if say and (links := back + [p for found in below.values() for p in found[3]]):
         warnings.warn(
             f'{path}: {len(links)} links to folders are not followed, e.g. {links[0]}; '
             'copy what is behind them, or list its files in a table',
@@ -474,7 +527,7 @@ def say_passed_over(path: Path, below: dict[str, tuple], own: int) -> None:
     own += sum(found[1].get(OWN, 0) for found in below.values())
     parts = []
     for name, (files, others, _, _) in below.items():
-        endings = {k: n for k, n in others.items() if k != OWN}
+        endings = {k: n for k, n in others.items() if k not in (OWN, SYSTEM)}
         if endings and not files:
             held = ', '.join(f'{n} x {k}' for k, n in list(endings.items())[:3])
             parts.append(f'folder {name!r} is no class: none of its files is read ({held})')
@@ -637,12 +690,10 @@ def check_boxes(paths: Sequence[str], boxes: Sequence[tuple | None], problems: d
             hw = size(path)
         except ImageReadError:
             continue  # named when it is read
-        top, left, h, w = box
-        if min(top, left) < 0 or min(h, w) < 1 or top + h > hw[0] or left + w > hw[1]:
-            problems[i] = (
-                f'{path}: its box (top {top}, left {left}, height {h}, width {w}) is not '
-                f'inside its picture of {hw[0]} x {hw[1]} pixels (height x width)'
-            )
+        try:
+            check_box(box, path, hw)
+        except ImageReadError as e:
+            problems[i] = str(e)
 
 # %% ../../nbs/engine/02_tiles.ipynb #samples-dir
 def samples_dir() -> Path:
@@ -679,7 +730,7 @@ def mask_partners(images: Sequence, root, masks) -> list[str | tuple]:
     """
     by_path: dict[str, list] = {}
     by_name: dict[str, list] = {}
-    for file in files_below(masks)[0]:
+    for file in files_below(masks, follow=99)[0]:
         by_path.setdefault(str(file.relative_to(masks).with_suffix('')), []).append(str(file))
         by_name.setdefault(file.stem, []).append(str(file))
     twins = Counter(Path(p).stem for p in images)
@@ -698,12 +749,17 @@ def mask_tiles(images, masks, gsd: float | Callable | None = None, on_error: str
     """Tiles of the folder `images`, each with its mask in the folder `masks`.
 
     A mask has the same path below its folder, or where folders differ the same name; endings may
-    differ. gsd: metres per pixel, as `folder_tiles` takes it.
+    differ; links to folders of masks are followed.
+    gsd: metres per pixel, as `folder_tiles` takes it, of images that do not state their own.
     on_error: 'stop' with a list of images without one mask of their size, or 'skip' them.
+    `FileNotFoundError` where a folder is not there. Warns of masks of no image.
 
     >>> mask_tiles('city/images', 'city/masks', gsd=0.3).masks[0]
     """
+    if not Path(masks).is_dir():
+        raise FileNotFoundError(f'{masks}: no such folder of masks')
     tiles = folder_tiles(images, gsd, on_error)
+    tiles.gsds = [stated_gsd(p, g) for p, g in zip(tiles.paths, tiles.gsds)]
     rows = [
         {one: getattr(tiles, plural)[i] for one, plural in COLUMNS.items()}
         for i in range(len(tiles))
@@ -716,7 +772,28 @@ def mask_tiles(images, masks, gsd: float | Callable | None = None, on_error: str
         row['mask'] = mask
         if (a := picture_hw(row['path'])) != (b := picture_hw(mask)):
             row['problem'] = f'{row["path"]}: {a} pixels, but its mask has {b}'
+    say_left_over(masks, {row.get('mask') for row in rows})
     return gather(rows, tiles.classes, on_error, images)
+
+
+def stated_gsd(path, gsd: float | None) -> float | None:
+    "The GSD that a TIFF or JPEG 2000 file states itself, or else the one that is given."
+    if Path(path).suffix.lower() not in {'.tif', '.tiff', '.jp2'}:
+        return gsd
+    try:
+        return mean_gsd(*file_gsd(path))
+    except (ImportError, ValueError, OSError):
+        return gsd
+
+
+def say_left_over(masks, used: set) -> None:
+    "Warn of mask files that belong to no image, unless images and masks share a folder."
+    over = [str(p) for p in files_below(masks, follow=99)[0] if str(p) not in used]
+    if over:
+        warnings.warn(
+            f'{masks}: {len(over)} masks belong to no image and are passed over, e.g. {over[0]}',
+            stacklevel=3,
+        )
 
 # %% ../../nbs/engine/02_tiles.ipynb #mixedtiles
 class MixedTiles(Tiles):
