@@ -171,10 +171,11 @@ class Tiles(Dataset):
             if len(column) != n:
                 raise ValueError(f'{len(column)} {name} for {n} images')
             setattr(self, name, column)
-        self.gsds = [
-            None if g is None else check_gsd(g, f'GSD of {p}')
-            for p, g in zip(self.paths, self.gsds)
-        ]
+        good: set = {None}
+        for i, g in enumerate(self.gsds):
+            if type(g) is not float or g not in good:
+                self.gsds[i] = None if g is None else check_gsd(g, f'GSD of {self.paths[i]}')
+                good.add(self.gsds[i])
         self.weights = check_weights(self.weights, self.paths)
 
     @property
@@ -261,10 +262,14 @@ def gather_columns(
     problems: what is the matter with a row, by its number. A GSD that is none is one more.
     """
     n = len(columns['paths'])
+    good_gsds: set = {None}
     for i, (gsd, path) in enumerate(zip(columns.get('gsds', ()), columns['paths'])):
+        if type(gsd) is float and gsd in good_gsds:
+            continue
         if gsd is not None and i not in problems:
             try:
                 columns['gsds'][i] = check_gsd(gsd, f'{path}: its GSD')
+                good_gsds.add(gsd)
             except ValueError as e:
                 problems[i] = str(e)
     named = [problems[i] for i in sorted(problems)]
@@ -534,7 +539,16 @@ def table_classes(index: Index) -> tuple[list[int | None], list[str]]:
     if names is None:
         names = index.columns.get('label', [])
         there = {c for c in names if c is not None}
-        whole = all(re.fullmatch(r'-?\d+', c) for c in there)
+        whole = all(re.fullmatch(r'-?\d+([.]0+)?', c) for c in there)
+        if whole:  # as numbers with a decimal point, where some were missing
+            names = [c and c.partition('.')[0] for c in names]
+            there = {c for c in names if c is not None}
+            if len({int(c) for c in there}) < len(there):
+                same = [c for c in sorted(there) if str(int(c)) != c]
+                raise ValueError(
+                    f'{index.path}: labels such as {same[0]!r} and {int(same[0])!r} are the same '
+                    'number, written in two ways; write them in one'
+                )
         names = [None if whole and c == '-1' else c for c in names]
     classes = sorted({c for c in names if c is not None}, key=int if whole else str)
     check_classes(classes, index.path)
