@@ -306,7 +306,7 @@ def evaluate_run(
             'give tiles to evaluate on (--train and --test)'
         )
     report = evaluate({name: run.model}, train, held, protocols, out, workers=workers, **settings)
-    report.settings |= dict(steps=run.metrics[-1]['step'] + 1)
+    report.settings |= dict(steps=run.metrics[-1]['step'] + 1 if run.metrics else None)
     if run.config.gamma and run.model.gsd_head is not None:
         report.results += view_results(name, gsd_error(run.model, held, run.config.views))
     save_report(report, out, report.figures)

@@ -66,7 +66,8 @@ def check_home(folder: Path) -> None:
     "`ValueError` for a folder '~/...', which only a shell writes out: it would be made here."
     first = folder.parts[0] if folder.parts else ''
     if first.startswith('~') and not Path(first).exists():
-        raise ValueError(f'{folder}: nothing expands {first!r} here; give {folder.expanduser()}')
+        whole = os.path.expanduser(folder)
+        raise ValueError(f'{folder}: nothing expands {first!r} here; give {whole}')
 
 
 def owner(folder) -> str:
@@ -123,7 +124,8 @@ def reserve(file, size: int) -> None:
                 return
     except OSError as e:
         if e.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise OSError(e.errno, no_room(file, size, free)) from e
+            said = f'{no_room(file, size, free)} ({e.strerror})'
+            raise OSError(e.errno, said) from e
     if size > free + file.stat().st_size:
         raise OSError(errno.ENOSPC, no_room(file, size, free))
 

@@ -558,6 +558,8 @@ def read_config(path) -> PretrainConfig:
     """
     try:
         values = json.loads(Path(path).read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f'{path}: not the settings of a run, which are a JSON object')
         if {'data', 'gsd', 'held_out', 'check', 'on_error'} <= set(values):
             values.setdefault('split', 'image')  # a run of the time before there was a choice
         return from_values(PretrainConfig, values, path)

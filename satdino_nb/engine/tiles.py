@@ -1168,7 +1168,9 @@ def cache_tiles(tiles: Tiles, folder, workers: int = 2) -> CachedTiles:
     note = folder / f'{mark}.json'
     if note.is_file():
         hws = [tuple(hw) for hw in json.loads(note.read_text())]
-        return with_pixels_in(file, tiles, hws)
+        whole = file.is_file() and file.stat().st_size == 3 * sum(h * w for h, w in hws)
+        if whole and len(hws) == len(tiles):  # else it was cut or is gone
+            return with_pixels_in(file, tiles, hws)
     folder.mkdir(parents=True, exist_ok=True)
     cached = with_pixels_in(file, tiles, cached_hws(tiles))
     need = 3 * sum(h * w for h, w in cached.hws)
