@@ -52,7 +52,7 @@ def gap_name(one: str, reference: str) -> str:
 
 
 def gaps_of(record: dict) -> dict:
-    "The paired differences of a saved record; those of earlier versions ('A less B') by `gap_name`."
+    "The paired differences of a saved record; earlier ones ('A less B') by `gap_name`."
     saved = record.get('differences_in_octaves', {})
     return {re.sub(r' less (?=\S)', ', difference to ', k, count=1): v for k, v in saved.items()}
 

@@ -20,8 +20,8 @@ from satdino_nb.evaluate import main
 UNREAD = [
     (['--epochs', '2', '--steps', '5'], '--steps .* epochs'),
     (['--coarse-sizes', '32', '16'], '--coarse-sizes'),
-    (['--gamma', '0', '--unknown-gsd', 'skip'], '--unknown-gsd .* gamma 0'),
-    (['--gamma=0', '--gamma-schedule=cosine'], '--gamma-schedule'),
+    (['--gamma', '0', '--unknown-gsd', 'skip'], '--unknown-gsd .*gamma 0'),
+    (['--gamma=0', '--gamma-schedule=cosine'], '--gamma-schedule .*gamma 0'),
     (['--gamma', '0', '--no-train-gsd-head'], '--train-gsd-head'),
     (['--gamma-end', '0.5'], '--gamma-end .* constant'),
     (['--gamma-schedule', 'cosine', '--gamma-warmup', '0.2'], '--gamma-warmup .* cosine'),
