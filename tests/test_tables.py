@@ -335,11 +335,9 @@ def test_what_is_not_known_is_no_class_and_no_place(tmp_path, word, ending):
         lines = ['file,class,place', *(','.join(r) for r in rows)]
         path.write_text('\n'.join(lines))
     else:
-        pyarrow = pytest.importorskip('pyarrow')
-        import pyarrow.parquet
-
+        parquet = pytest.importorskip('pyarrow.parquet')
         columns = dict(zip(('file', 'class', 'place'), map(list, zip(*rows))))
-        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        parquet.write_table(pytest.importorskip('pyarrow').table(columns), path)
     with pytest.warns(UserWarning, match="3 cells 'nan' are read as empty"):
         tiles = table_tiles(path)
     assert tiles.places == [None, 'x', None]
