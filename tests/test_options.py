@@ -82,7 +82,7 @@ def test_names_of_settings_that_are_not_read_exist():
         (['--models', 'm', '--data', 'PLAIN', '--mask-classes', 'a'], '--mask-classes.*segment'),
         (['--models', 'm', '--data', 'PLAIN', '--tuning.epochs', '3'], 'tuning.*finetune'),
         (['--models', 'm', '--data', 'PLAIN', '--segmenting.steps', '3'], 'segmenting.*segment'),
-        (['--models', 'm', '--data', 'PLAIN', '--protocols', 'linear', '--k', '5'], '--k .*knn'),
+        (['--models', 'm', '--data', 'PLAIN', '--protocols', 'linear', '--k', '5'], '--k. .*knn'),
         (['--models', 'm', '--data', 'PLAIN', '--k', '0'], 'k .--k. must be 1'),
         (['--models', 'm', '--data', 'PLAIN', '--no-baselines', '--untrained-seeds', '1'], 'unt'),
         (['--models', 'm', '--data', 'PLAIN', '--untrained-seeds', '0'], 'untrained_seeds'),
