@@ -407,3 +407,51 @@ def test_paths_of_another_machine_are_named(tmp_path):
     (tmp_path / 'index.csv').write_text('file\n/home/someone/else/a.png\nC:\\data\\b.png\n')
     with pytest.raises(ValueError, match='(?s)2 of 2 .*/home/someone/else/a.png.*no such file'):
         table_tiles(tmp_path / 'index.csv')
+
+
+def test_relative_paths_stay_as_they_are_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / 'a.png')
+    Path('index.csv').write_text('file\na.png\n')
+    assert table_tiles('index.csv').paths == ['a.png']
+
+
+@pytest.mark.parametrize('parts', [('0', '1'), ('trian', 'test'), ('fold 1', 'fold 2')])
+def test_parts_that_mean_nothing_are_said(tmp_path, parts):
+    for name in 'ab':
+        picture(tmp_path / f'{name}.png')
+    rows = [f'{n}.png,{s}' for n, s in zip('ab', parts)]
+    (tmp_path / 'index.csv').write_text('\n'.join(['file,split', *rows]))
+    with pytest.warns(UserWarning, match=f"parts .*'{parts[0]}'.* no split is taken"):
+        split_tiles(table_tiles(tmp_path / 'index.csv'), 0.5)
+
+
+def test_a_file_of_several_classes_is_said(tmp_path):
+    for name in 'ab':
+        picture(tmp_path / f'{name}.png')
+    (tmp_path / 'index.csv').write_text('file,class\na.png,x\na.png,y\nb.png,y\nb.png,y\n')
+    with pytest.warns(UserWarning, match='1 files are in rows of several classes.*a.png'):
+        assert len(table_tiles(tmp_path / 'index.csv')) == 4
+
+
+@pytest.mark.parametrize('two', [('caf\u00e9', 'cafe\u0301'), ('sea  ice', 'sea ice'), ('A', 'a')])
+def test_classes_that_look_the_same_are_refused(tmp_path, two):
+    for name in 'ab':
+        picture(tmp_path / f'{name}.png')
+    rows = [f'{n}.png,{c}' for n, c in zip('ab', two)]
+    text = '\n'.join(['file,class', *rows])
+    (tmp_path / 'index.csv').write_text(text, encoding='utf-8')
+    with pytest.raises(ValueError, match='differ only'):
+        table_tiles(tmp_path / 'index.csv')
+
+
+def test_cells_of_parquet_that_are_no_names(tmp_path):
+    parquet = pytest.importorskip('pyarrow.parquet')
+    table = pytest.importorskip('pyarrow').table
+    picture(tmp_path / 'a.png')
+    path = tmp_path / 'index.parquet'
+    parquet.write_table(table({'file': [b'a.png'], 'class': [b'sea']}), path)
+    assert table_tiles(path).classes == ('sea',)
+    parquet.write_table(table({'file': ['a.png'], 'label': [[1, 2]]}), path)
+    with pytest.raises(ValueError, match='several values'):
+        table_tiles(path)

@@ -227,6 +227,12 @@ def tidy(name: str, cell, decimal_comma: bool = False, same: dict | None = None)
     "A cell of the column `name`: None, a number or text; equal texts are one object by `same`."
     if cell is None or cell == '' or cell != cell:
         return None
+    if isinstance(cell, (list, dict, tuple, set)):
+        raise ValueError(
+            f'a cell of the column for {name!r} holds several values, {cell!r}; give one for each'
+        )
+    if isinstance(cell, bytes):
+        cell = cell.decode('utf-8', 'replace')
     if name not in NUMBERS and isinstance(cell, str) and cell.casefold() in MISSING:
         return None
     value = number(cell, decimal_comma) if name in NUMBERS else word(cell)
@@ -281,9 +287,10 @@ def read_table(path) -> list[dict]:
 # %% ../../nbs/engine/02_tables.ipynb #found-file
 def joined(folder: Path, name: str) -> str:
     "`str(folder / name)`, which takes long a million times where nothing is to be tidied."
-    if name.startswith('.') or '//' in name or '/.' in name or name.endswith('/'):
+    base = str(folder)
+    if base == '.' or name[0] == '.' or '//' in name or '/.' in name or name[-1] == '/':
         return str(folder / name)
-    return os.path.join(str(folder), name)
+    return os.path.join(base, name)
 
 
 def found_file(name: str, folder: Path, guesses: Counter) -> tuple[str, str]:

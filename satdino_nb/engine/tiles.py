@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_PADDING', 'FREE_PADDING', 'Tile', 'Tiles', 'check_images', 'listed', 'say_passed_over', 'are_splits',
-           'listed_splits', 'folder_tiles', 'table_tiles', 'part_of', 'check_boxes', 'samples_dir', 'sample_tiles',
-           'mask_partners', 'mask_tiles', 'MixedTiles', 'given_parts', 'split_tiles', 'place_draw', 'say_shared_places',
-           'split_units', 'same_place', 'Batch', 'too_much_padding', 'collate_parts', 'collate', 'channel_stats',
-           'for_views', 'cache_tiles', 'write_pixels']
+           'listed_splits', 'folder_tiles', 'table_tiles', 'of_two_classes', 'part_of', 'check_boxes', 'samples_dir',
+           'sample_tiles', 'mask_partners', 'mask_tiles', 'MixedTiles', 'given_parts', 'split_tiles', 'place_draw',
+           'say_shared_places', 'split_units', 'same_place', 'Batch', 'too_much_padding', 'collate_parts', 'collate',
+           'channel_stats', 'for_views', 'cache_tiles', 'write_pixels']
 
 # %% ../../nbs/engine/02_tiles.ipynb #tiles-imports
 import copy
@@ -623,6 +623,8 @@ def table_tiles(path, split: str | None = None, on_error: str = 'stop', say: boo
         columns['boxes'] = table_boxes(index, problems)
         check_boxes(columns['paths'], columns['boxes'], problems)
     columns.setdefault('gsds', [None] * len(index))
+    if classes:
+        index.notes += of_two_classes(columns['paths'], columns.get('boxes'), labels)
     if 'masks' in columns:
         columns['masks'] = [
             m and found_file(m, index.path.parent, Counter())[0] for m in columns['masks']
@@ -632,6 +634,19 @@ def table_tiles(path, split: str | None = None, on_error: str = 'stop', say: boo
     if say:
         index.say()
     return gather_columns(columns, problems, classes, on_error, path)
+
+
+def of_two_classes(paths: Sequence, boxes: Sequence | None, labels: Sequence) -> list[str]:
+    "A note on files (or boxes of them) that rows give several classes; none without such files."
+    first: dict = {}
+    twice = set()
+    for tile, y in zip(zip(paths, boxes) if boxes else paths, labels):
+        if first.setdefault(tile, y) != y:
+            twice.add(tile)
+    if not twice:
+        return []
+    one = min(map(str, twice))
+    return [f'{len(twice)} files are in rows of several classes, each of which counts ({one}, ...)']
 
 
 def part_of(index: Index, rows: Sequence[int]) -> Index:
@@ -848,6 +863,13 @@ def given_parts(tiles: Tiles) -> dict[str, Tiles]:
         names = [s or 'train' for s in names]
         parts = parts | {'train'}
     if 'train' not in parts or len(parts) < 2:
+        if others := set(names) - {'train', 'val', 'test', ''}:
+            if len(set(names)) > 1:
+                said = ', '.join(sorted(map(repr, others))[:5])
+                warnings.warn(
+                    f'parts {said} are none of train, val and test, so no split is taken from them',
+                    stacklevel=3,
+                )
         return {}
     out = {p: tiles.subset(i for i, s in enumerate(names) if s == p) for p in sorted(parts)}
     if rest := Counter(s or 'no part' for s in names if s not in parts):
