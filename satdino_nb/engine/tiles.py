@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -386,15 +387,16 @@ def files_below(folder, suffixes: frozenset = IMAGE_SUFFIXES) -> tuple[list[Path
 
 
 def same_but_case(names: Iterable[str]) -> list[list]:
-    "Groups of names that differ only in case or in surrounding blanks."
+    "Groups of names that differ only in case, in blanks or in how Unicode composes letters."
     groups: dict[str, list] = {}
     for name in sorted(set(names)):
-        groups.setdefault(name.strip().casefold(), []).append(name)
+        plain = unicodedata.normalize('NFKC', ' '.join(name.split())).casefold()
+        groups.setdefault(plain, []).append(name)
     return [g for g in groups.values() if len(g) > 1]
 
 
 def check_classes(classes: Iterable[str], source) -> None:
-    "`ValueError` if two class names differ only in case or in surrounding blanks."
+    "`ValueError` if two class names are the same but for case, blanks or composed letters."
     for group in same_but_case(classes):
         raise ValueError(
             f'{source}: classes {" and ".join(map(repr, group))} differ only in case or blanks; '
