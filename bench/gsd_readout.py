@@ -123,10 +123,10 @@ def report(what: str, results: dict, main: str) -> tuple[str, dict]:
     single = {n: r for n, r in results.items() if not isinstance(r, list)}
     token = single[f'{main}: GSD token']
     gaps = {
-        f'GSD token less {n}': gsd_difference(token, single[n])
+        common.gap_name('GSD token', n): gsd_difference(token, single[n])
         for n in (GEOMETRIC, 'image statistics', 'whole spectrum', f'{main}: CLS token')
     }
-    gaps[f'image statistics less {GEOMETRIC}'] = gsd_difference(
+    gaps[common.gap_name('image statistics', GEOMETRIC)] = gsd_difference(
         single['image statistics'], single[GEOMETRIC]
     )
     curves = {

@@ -30,6 +30,7 @@ from satdino_nb.readout import (
 from satdino_nb.scenes import LAND_USES, SceneDataset
 
 sys.path.insert(0, str(Path(__file__).parent))
+import common
 from mixture import UNSEEN
 
 SIZE, GSD = 64, (0.1, 30.0)
@@ -76,7 +77,7 @@ def main() -> None:
         print(f'## {name}\n\n{readout_table(results)}\n')
         own = [n for n in results if 'token' in n.lower() or 'head' in n.lower()]
         gaps = {
-            f'{a} less {b}': gsd_difference(results[a], results[b])
+            common.gap_name(a, b): gsd_difference(results[a], results[b])
             for a in own
             for b in ('image statistics', 'whole spectrum')
         }

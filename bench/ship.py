@@ -10,12 +10,14 @@ of `reach.py`, `gsd_scenes.py` (gsd_scenes.json) and `learning_curve.py` (curve.
 
 import csv
 import json
+import math
 from pathlib import Path
 
 import common
 import torch
 from safetensors import safe_open
 
+from satdino_nb.engine.report import read_results
 from satdino_nb.pretrain import read_rows
 from satdino_nb.vit import load_satdino, save_satdino
 
@@ -52,7 +54,9 @@ def thinned(run: Path, out: Path, every: int = 10) -> None:
 
 def percent(row: dict) -> str:
     "A share in percent with its interval."
-    value, low, high = (100 * float(row[k]) for k in ('value', 'low', 'high'))
+    value, low, high = (100 * row[k] for k in ('value', 'low', 'high'))
+    if math.isnan(value):
+        return 'not defined'
     return f'{value:.1f} ({low:.1f} to {high:.1f})'
 
 
@@ -103,9 +107,9 @@ def results_text(folder: Path, name: str) -> str:
     "The card's section of results."
     parts = ['Percent; 95 % intervals over images in brackets (untrained: range over seeds).', '']
     for key, title in SETS.items():
-        table = folder / key / 'results.csv'
-        if table.is_file():
-            rows = list(csv.DictReader(table.read_text().splitlines()))
+        found = [f for f in (folder / key).glob('results.*') if f.suffix in ('.json', '.csv')]
+        if found:
+            rows = read_results(min(found, key=lambda f: f.suffix == '.csv'))['results']
             parts += [f'### {title}', '', accuracy_table(rows, name), '']
     scenes = json.loads((folder / 'gsd_scenes.json').read_text())
     parts += ['### GSD of drawn scenes from worlds not seen in training', '', gsd_table(scenes)]

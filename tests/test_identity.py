@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from dataclasses import replace
 
@@ -15,12 +16,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from timm.models.vision_transformer import VisionTransformer
+from timm.optim import create_optimizer_v2
 
 from satdino_nb.engine.evaluation import data_of_run, tiles_of_run
 from satdino_nb.engine.extraction import FeatureColumns, extract_features
 from satdino_nb.engine.folders import LOCK, FolderInUseError, owned
+from satdino_nb.engine.heads import DINOHead, param_groups
 from satdino_nb.engine.protocols import by_name, contenders, model_name
 from satdino_nb.engine.setup import initial_backbone
+from satdino_nb.engine.teacher import SatDINO
 from satdino_nb.engine.tiles import cache_tiles, folder_tiles
 from satdino_nb.engine.weights import ViTConfig, find_weights
 from satdino_nb.pretrain import PretrainConfig, load_run, pretrain, read_config
@@ -299,3 +303,163 @@ def test_threads_of_one_program_share_no_folder(tmp_path):
         other.start()
         other.join()
     assert said == ['refused']
+
+
+TURNS = """
+import sys, time
+from pathlib import Path
+from satdino_nb.engine.folders import FolderInUseError, owned
+folder, log, me = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+(log / f'ready {me}').touch()
+while not (log / 'go').exists():
+    time.sleep(0.005)
+try:
+    with owned(folder):
+        (folder / 'begun').open('x').close()  # fails where somebody else is in
+        time.sleep(0.3)
+        (folder / 'begun').unlink()
+except FolderInUseError as e:
+    assert 'is writing there' in str(e), e
+    sys.exit(3)
+"""
+
+
+def at_once(tmp_path, arguments):
+    "Codes and errors of Python programs that begin together."
+    (tmp_path / 'log').mkdir()
+    running = [
+        subprocess.Popen([sys.executable, '-c', *a], stderr=subprocess.PIPE, text=True)
+        for a in arguments
+    ]
+    while len(list((tmp_path / 'log').glob('ready *'))) < len(running):
+        if any(p.poll() is not None for p in running):
+            break
+        time.sleep(0.02)
+    (tmp_path / 'log' / 'go').touch()
+    said = [p.communicate(timeout=600)[1] for p in running]
+    return [p.returncode for p in running], said
+
+
+def test_of_processes_that_begin_together_one_writes(tmp_path):
+    each = [[TURNS, str(tmp_path / 'out'), str(tmp_path / 'log'), str(i)] for i in range(4)]
+    codes, said = at_once(tmp_path, each)
+    assert 0 in codes and set(codes) <= {0, 3}, said
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+EXTRACT = """
+import sys, time, warnings
+from pathlib import Path
+import numpy as np
+from satdino_nb.engine.extraction import extract_features
+from satdino_nb.engine.tiles import folder_tiles
+from satdino_nb.vit import load_satdino
+folder, me = Path(sys.argv[1]), sys.argv[2]
+model = load_satdino(folder / 'model.safetensors', verbose=False)
+tiles = folder_tiles(folder / 'tiles', 1.0)
+(folder / 'log' / f'ready {me}').touch()
+while not (folder / 'log' / 'go').exists():
+    time.sleep(0.005)
+warnings.simplefilter('ignore')
+found = extract_features(model, tiles, batch_size=2, device='cpu', cache=folder / 'cache')
+np.save(folder / f'{me}.npy', found.cls.numpy())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_extract_into_one_cache(tmp_path):
+    tiles = folder_tiles(draw(tmp_path / 'tiles'), 1.0)
+    torch.manual_seed(0)
+    save_satdino(SatViT(VIT), tmp_path / 'model.safetensors')
+    codes, said = at_once(tmp_path, [[EXTRACT, str(tmp_path), str(i)] for i in range(2)])
+    assert codes == [0, 0], said
+    model = load_satdino(tmp_path / 'model.safetensors', verbose=False)
+    true = extract_features(model, tiles, batch_size=2, device='cpu').cls
+    kept = extract_features(model, tiles, device='cpu', cache=tmp_path / 'cache').cls
+    assert torch.allclose(kept, true, atol=1e-5)
+    for i in range(2):
+        assert np.allclose(np.load(tmp_path / f'{i}.npy'), true.numpy(), atol=1e-5)
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits the size of files')
+@pytest.mark.parametrize('what', ['features', 'pixels'])
+def test_a_file_that_may_not_grow_is_a_message(what, tmp_path):
+    "A limit of the system in place of a full disk: nothing ends by a signal."
+    draw(tmp_path / 'tiles')
+    features = "FeatureColumns(9000, 'out').add(dict(cls=torch.zeros(10, 64)))"
+    pixels = "cache_tiles(folder_tiles('tiles', 1.0), 'out')"
+    code = (
+        'import resource, torch\n'
+        'from satdino_nb.engine.extraction import FeatureColumns\n'
+        'from satdino_nb.engine.tiles import cache_tiles, folder_tiles\n'
+        'resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n'
+        f'try:\n    {features if what == "features" else pixels}\n'
+        "except OSError as e:\n    print('said', e)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, (done.returncode, done.stderr[-500:])
+    assert 'said' in done.stdout and ('needs' in done.stdout or 'large' in done.stdout)
+
+
+@pytest.mark.parametrize('how', ['gone', 'cut'])
+def test_a_cache_whose_pixels_are_gone_is_written_anew(how, tmp_path):
+    tiles = folder_tiles(draw(tmp_path / 'tiles'), 1.0)
+    file = cache_tiles(tiles, tmp_path / 'cache').file
+    if how == 'gone':
+        file.unlink()
+    else:
+        os.truncate(file, 1000)
+    again = cache_tiles(tiles, tmp_path / 'cache')
+    last = len(tiles) - 1
+    assert torch.equal(again.image(last), tiles.image(last))
+
+
+def test_a_tilde_that_no_shell_has_expanded_makes_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw(tmp_path / 'tiles')
+    for out in ('~/run', '~nobody-is-called-so/run'):
+        with pytest.raises(ValueError, match='nothing expands'):
+            pretrain(replace(config(tmp_path), out=type(tmp_path)(out)))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['tiles']
+    (tmp_path / '~').mkdir()  # somebody means it
+    with owned('~/run'):
+        pass
+
+
+def test_a_link_to_a_folder_is_the_folder(begun, copied, tmp_path):
+    (tmp_path / 'link').symlink_to(copied / 'tiles')
+    run = load_run(copied / 'run')
+    train, held = tiles_of_run(copied / 'run', run.config, tmp_path / 'link')
+    assert len(train) == 12 and len(held) == 4
+    with pytest.raises(ValueError, match='inside of the data'):
+        pretrain(replace(config(copied), out=tmp_path / 'link' / 'out'))
+
+
+def test_a_head_that_is_not_asked_stays_as_it_is():
+    "Weight decay of timm's optimisers; of a run, whose loss trains it, it decays."
+    model = SatViT(VIT)
+    before = model.gsd_head.weight.clone()
+    optimiser = create_optimizer_v2(model, 'adamw', lr=0.1, weight_decay=0.5)
+    model(torch.zeros(2, 3, 16, 16)).square().sum().backward()
+    optimiser.step()
+    assert torch.equal(model.gsd_head.weight, before)
+    assert 'gsd_head.weight' in model.no_weight_decay()
+    student = SatDINO(SatViT(VIT), DINOHead(32, 8)).student
+    groups = param_groups(student)
+    (scale,) = {
+        g['wd_scale'] for g in groups for p in g['params'] if p is student.backbone.gsd_head.weight
+    }
+    assert scale == 1.0
+
+
+def test_a_run_folder_without_its_parts_is_named(copied):
+    for name, words in (('metrics.jsonl', None), ('model.safetensors', 'model.safetensors')):
+        (copied / 'run' / name).unlink()
+        if words:
+            with pytest.raises(OSError, match=words):
+                load_run(copied / 'run')
+    (copied / 'run' / 'config.json').write_text('{"steps": 2, "stepz": 3}')
+    with pytest.raises(ValueError, match="config.json: no setting 'stepz'; did you mean"):
+        load_run(copied / 'run')

@@ -321,3 +321,137 @@ def test_audit_reports_near_copies(tmp_path):
 def test_equal_cells_of_an_index_are_one_object(tmp_path):
     (tmp_path / 'i.csv').write_text('file,class\n' + 'a.png,a long name of a class\n' * 100)
     assert len({id(c) for c in read_index(tmp_path / 'i.csv').columns['class']}) == 1
+
+
+@pytest.mark.parametrize('word', ['nan', 'NaN', '<NA>', 'NaT'])
+@pytest.mark.parametrize('ending', ['csv', 'parquet'])
+def test_what_is_not_known_is_no_class_and_no_place(tmp_path, word, ending):
+    "As pandas and NumPy write it in words: all tiles of no place would be of one, 'nan'."
+    rows = [('a.png', 'sea', word), ('b.png', word, 'x'), ('c.png', 'land', word)]
+    for name, *_ in rows:
+        picture(tmp_path / name)
+    path = tmp_path / f'index.{ending}'
+    if ending == 'csv':
+        lines = ['file,class,place', *(','.join(r) for r in rows)]
+        path.write_text('\n'.join(lines))
+    else:
+        parquet = pytest.importorskip('pyarrow.parquet')
+        columns = dict(zip(('file', 'class', 'place'), map(list, zip(*rows))))
+        parquet.write_table(pytest.importorskip('pyarrow').table(columns), path)
+    with pytest.warns(UserWarning, match="3 cells 'nan' are read as empty"):
+        tiles = table_tiles(path)
+    assert tiles.places == [None, 'x', None]
+    assert tiles.classes == ('land', 'sea') and tiles.labels == [1, None, 0]
+
+
+@pytest.mark.parametrize(
+    'labels,classes',
+    [
+        (['2.0', '10.0', '-1.0'], ('2', '10')),  # as pandas writes them where some are missing
+        (['2', '10', '-1'], ('2', '10')),
+        (['002', '010', ''], ('002', '010')),  # codes stay as they are
+        (['2', '10a', '-1'], ('-1', '10a', '2')),  # names
+        (['', '10', '10'], ('10',)),
+    ],
+)
+def test_labels_that_are_numbers(tmp_path, labels, classes):
+    for name in 'abc':
+        picture(tmp_path / f'{name}.png')
+    rows = [f'{n}.png,{y}' for n, y in zip('abc', labels)]
+    (tmp_path / 'index.csv').write_text('\n'.join(['file,label', *rows]))
+    assert table_tiles(tmp_path / 'index.csv').classes == classes
+
+
+@pytest.mark.parametrize('labels', [('001', '1'), ('1', '01'), ('0', '-0')])
+def test_one_number_in_two_spellings_is_refused(tmp_path, labels):
+    for name in 'ab':
+        picture(tmp_path / f'{name}.png')
+    rows = [f'{n}.png,{y}' for n, y in zip('ab', labels)]
+    (tmp_path / 'index.csv').write_text('\n'.join(['file,label', *rows]))
+    with pytest.raises(ValueError, match='the same number'):
+        table_tiles(tmp_path / 'index.csv')
+
+
+@pytest.mark.parametrize('name', ['./a.png', 'sub//../a.png', 'sub/../a.png', '../DIR/a.png'])
+def test_a_path_is_the_one_that_a_folder_makes_of_it(tmp_path, name):
+    (tmp_path / 'sub').mkdir()
+    picture(tmp_path / 'a.png')
+    name = name.replace('DIR', tmp_path.name)
+    (tmp_path / 'index.csv').write_text(f'file\n{name}\n')
+    assert table_tiles(tmp_path / 'index.csv').paths == [str(tmp_path / name)]
+
+
+@pytest.mark.parametrize(
+    'names', ['Train VALIDATION Test', 'training dev TESTING', 'train Val test']
+)
+def test_parts_in_any_spelling(tmp_path, names):
+    parts = names.split()
+    for name in 'abc':
+        picture(tmp_path / f'{name}.png')
+    rows = [f'{n}.png,{s}' for n, s in zip('abc', parts)]
+    (tmp_path / 'index.csv').write_text('\n'.join(['file,Subset', *rows]))
+    tiles = table_tiles(tmp_path / 'index.csv')
+    assert tiles.splits == ['train', 'val', 'test']
+
+
+def test_a_quoted_line_break_and_a_row_twice(tmp_path):
+    picture(tmp_path / 'a.png')
+    text = 'file,class,note\na.png,"sea\nand land","x"\na.png,"sea\nand land",y\n'
+    (tmp_path / 'index.csv').write_text(text)
+    with pytest.warns(UserWarning, match="columns not used: 'note'"):
+        tiles = table_tiles(tmp_path / 'index.csv')
+    assert tiles.classes == ('sea\nand land',) and len(tiles) == 2
+
+
+def test_paths_of_another_machine_are_named(tmp_path):
+    (tmp_path / 'index.csv').write_text('file\n/home/someone/else/a.png\nC:\\data\\b.png\n')
+    with pytest.raises(ValueError, match='(?s)2 of 2 .*/home/someone/else/a.png.*no such file'):
+        table_tiles(tmp_path / 'index.csv')
+
+
+def test_relative_paths_stay_as_they_are_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / 'a.png')
+    Path('index.csv').write_text('file\na.png\n')
+    assert table_tiles('index.csv').paths == ['a.png']
+
+
+@pytest.mark.parametrize('parts', [('0', '1'), ('trian', 'test'), ('fold 1', 'fold 2')])
+def test_parts_that_mean_nothing_are_said(tmp_path, parts):
+    for name in 'ab':
+        picture(tmp_path / f'{name}.png')
+    rows = [f'{n}.png,{s}' for n, s in zip('ab', parts)]
+    (tmp_path / 'index.csv').write_text('\n'.join(['file,split', *rows]))
+    with pytest.warns(UserWarning, match=f"parts .*'{parts[0]}'.* no split is taken"):
+        split_tiles(table_tiles(tmp_path / 'index.csv'), 0.5)
+
+
+def test_a_file_of_several_classes_is_said(tmp_path):
+    for name in 'ab':
+        picture(tmp_path / f'{name}.png')
+    (tmp_path / 'index.csv').write_text('file,class\na.png,x\na.png,y\nb.png,y\nb.png,y\n')
+    with pytest.warns(UserWarning, match='1 files are in rows of several classes.*a.png'):
+        assert len(table_tiles(tmp_path / 'index.csv')) == 4
+
+
+@pytest.mark.parametrize('two', [('caf\u00e9', 'cafe\u0301'), ('sea  ice', 'sea ice'), ('A', 'a')])
+def test_classes_that_look_the_same_are_refused(tmp_path, two):
+    for name in 'ab':
+        picture(tmp_path / f'{name}.png')
+    rows = [f'{n}.png,{c}' for n, c in zip('ab', two)]
+    text = '\n'.join(['file,class', *rows])
+    (tmp_path / 'index.csv').write_text(text, encoding='utf-8')
+    with pytest.raises(ValueError, match='differ only'):
+        table_tiles(tmp_path / 'index.csv')
+
+
+def test_cells_of_parquet_that_are_no_names(tmp_path):
+    parquet = pytest.importorskip('pyarrow.parquet')
+    table = pytest.importorskip('pyarrow').table
+    picture(tmp_path / 'a.png')
+    path = tmp_path / 'index.parquet'
+    parquet.write_table(table({'file': [b'a.png'], 'class': [b'sea']}), path)
+    assert table_tiles(path).classes == ('sea',)
+    parquet.write_table(table({'file': ['a.png'], 'label': [[1, 2]]}), path)
+    with pytest.raises(ValueError, match='several values'):
+        table_tiles(path)

@@ -286,7 +286,12 @@ class FeatureColumns:
         if self.folder is None:
             return np.empty(shape, rows.dtype)
         file = self.folder / f'{name}.npy'
-        column = np.lib.format.open_memmap(file, 'w+', rows.dtype, shape)
+        try:
+            column = np.lib.format.open_memmap(file, 'w+', rows.dtype, shape)
+        except OSError:  # longer than a file may be
+            file.touch()
+            reserve(file, int(np.prod(shape)) * rows.dtype.itemsize)
+            raise
         reserve(file, file.stat().st_size)  # a map of a file without room ends the process
         return column
 

@@ -45,7 +45,7 @@ class FineTuneConfig:
     - `mixup`: alpha of mixup (Zhang et al. 2018, arXiv 1710.09412); 0: off.
     - `scale`: smallest and largest area of the random crops, as fractions of the image's.
     - `flip`: probability of a horizontal flip; `turn`: whether to turn by quarters at random.
-    - `clip_grad`: largest norm of all gradients together.
+    - `clip_grad`: largest norm of all gradients together; `math.inf` does not clip.
     - `precision`: 'fp32', 'bf16', or 'auto': bf16 on a CUDA GPU that has it.
     - `seed`: of head, order and augmentation.
 
@@ -78,8 +78,19 @@ class FineTuneConfig:
             )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f'layer_decay must be above 0 and at most 1, got {self.layer_decay}')
-        if self.mixup < 0:
+        if not 0 <= self.mixup < math.inf:
             raise ValueError(f'mixup must be 0 (off) or more, got {self.mixup}')
+        for name in ('lr', 'clip_grad'):
+            if not getattr(self, name) > 0:
+                raise ValueError(f'{name} must be above 0, got {getattr(self, name)}')
+        for name in ('weight_decay', 'warmup_epochs'):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f'{name} must be 0 or more, got {getattr(self, name)}')
+        for name in ('drop_path', 'label_smoothing', 'flip'):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f'{name} is a share, 0 to 1, got {getattr(self, name)}')
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f'scale needs 0 < low <= high <= 1, got {self.scale}')
 
 # %% ../../nbs/engine/07_6_finetuning.ipynb #augmented
 def augmented(

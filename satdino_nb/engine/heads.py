@@ -97,7 +97,8 @@ def param_groups(network: Network) -> list[dict]:
 
         optimiser = torch.optim.AdamW(param_groups(model.student))
     """
-    kept = [f'backbone.{n}' for n in network.backbone.no_weight_decay()] + [
+    asked = {'gsd_head.weight', 'linear_head.weight'}  # which this loss does train
+    kept = [f'backbone.{n}' for n in {*network.backbone.no_weight_decay()} - asked] + [
         'head.last_layer.parametrizations.weight.original0'
     ]
     groups = param_groups_weight_decay(network, 1.0, no_weight_decay_list=kept)

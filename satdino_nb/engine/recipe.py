@@ -7,7 +7,8 @@ __all__ = ['PRESETS', 'FREE', 'FolderConfig', 'DataConfig', 'StepsConfig', 'Load
            'OptimiserConfig', 'ClipConfig', 'MachineConfig', 'LogConfig', 'PretrainConfig', 'ResolvedConfig',
            'check_resolved', 'resolved', 'closest_name', 'pretrain_preset', 'resolve_config', 'settled', 'check_views',
            'check_gamma', 'check_fractions', 'check_choices', 'check_extras', 'check_config', 'save_config',
-           'from_values', 'read_config', 'differences', 'Now', 'Schedules', 'schedules', 'command_line']
+           'from_values', 'read_config', 'differences', 'Now', 'Schedules', 'schedules', 'unread', 'refuse_unread',
+           'command_line']
 
 # %% ../../nbs/engine/06_recipe.ipynb #imports
 import argparse
@@ -557,6 +558,8 @@ def read_config(path) -> PretrainConfig:
     """
     try:
         values = json.loads(Path(path).read_text())
+        if not isinstance(values, dict):
+            raise ValueError(f'{path}: not the settings of a run, which are a JSON object')
         if {'data', 'gsd', 'held_out', 'check', 'on_error'} <= set(values):
             values.setdefault('split', 'image')  # a run of the time before there was a choice
         return from_values(PretrainConfig, values, path)
@@ -652,6 +655,8 @@ def _starting_point(args: Sequence[str]) -> PretrainConfig:
     first.add_argument('--preset')
     first.add_argument('--settings')
     given, _ = first.parse_known_args(args)
+    if given.settings and given.preset:
+        raise ValueError('--preset and --settings: a run starts from one of them; leave one out')
     if given.settings:
         base = read_config(given.settings)
     elif given.preset:
@@ -663,11 +668,49 @@ def _starting_point(args: Sequence[str]) -> PretrainConfig:
     return base
 
 
+def unread(c: PretrainConfig) -> dict[str, str]:
+    """Settings that a run by `c` would not read, as `{name: why}`.
+
+    Example: `unread(PretrainConfig(gamma=0.0))['unknown_gsd']` is 'there is no GSD loss (gamma 0)'.
+    """
+    no_gsd = ('gamma_schedule', 'gamma_end', 'gamma_warmup', 'train_gsd_head', 'unknown_gsd')
+    rules = [
+        (c.epochs is not None, ('steps',), 'epochs are given'),
+        (not c.coarse, ('coarse_sizes',), 'coarse is 0'),
+        (not c.gamma, (*no_gsd, 'shuffle_gsd'), 'there is no GSD loss (gamma 0)'),
+        (
+            c.gamma_schedule not in ('linear', 'cosine'),
+            ('gamma_end',),
+            f'gamma_schedule is {c.gamma_schedule}',
+        ),
+        (c.gamma_schedule != 'warmup', ('gamma_warmup',), f'gamma_schedule is {c.gamma_schedule}'),
+        (c.teacher_temp[0] == c.teacher_temp[1], ('teacher_temp_warmup',), 'it stays the same'),
+        (c.centring == 'sinkhorn', ('centre_momentum',), 'centring is sinkhorn'),
+        (not c.clip_grad, ('clip_mode',), 'clip_grad is 0'),
+        (not c.knn_every, ('knn_images',), 'knn_every is 0'),
+        (c.init is None, ('init_parts',), 'there is no init'),
+        (not c.resume, ('allow_changes',), 'nothing is resumed'),
+        (c.temporal, ('cut_views',), 'temporal views are cut on the device'),
+        (not c.vit.gsd_token, ('vit.gsd_log',), 'there is no GSD token'),
+    ]
+    return {name: why for holds, names, why in rules[::-1] if holds for name in names}
+
+
+def refuse_unread(c: PretrainConfig, args: Sequence[str]) -> None:
+    "`ValueError` naming an option among the words `args` that the run `c` would not read."
+    words = (a.split('=')[0][2:].replace('-', '_') for a in args if a.startswith('--'))
+    for word in words:
+        word = word.removeprefix('no_').replace('.no_', '.')
+        if why := unread(c).get(word):
+            option = word.replace('_', '-')
+            raise ValueError(f'--{option} would not be read: {why}; leave it out')
+
+
 def command_line(args: Sequence[str] | None = None) -> tuple[PretrainConfig, int]:
     """The configuration that a command line asks for, and the steps of a dry run (0: none).
 
     `args`: its words, those of the process unless given. `SystemExit` with a message for words that
-    mean nothing.
+    mean nothing, and for options that this run would not read.
 
     Example: `command_line(['--preset', 'small-images', '--seed', '3', '--dry-run', '5'])`.
     """
@@ -694,4 +737,11 @@ def command_line(args: Sequence[str] | None = None) -> tuple[PretrainConfig, int
         """
         return config, dry_run
 
-    return tyro.cli(command, args=args, prog='python -m satdino_nb.pretrain')
+    config, steps = tyro.cli(command, args=args, prog='python -m satdino_nb.pretrain')
+    try:
+        refuse_unread(config, args)
+        if steps < 0:
+            raise ValueError(f'--dry-run must be 0 or more steps, got {steps}')
+    except ValueError as e:
+        sys.exit(f'error: {e}')
+    return config, steps

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['NOT_DESCRIBED', 'Result', 'ask', 'of_seed', 'over_runs', 'describe', 'Report', 'brief', 'pivot', 'report_markdown',
            'preamble', 'metric_tables', 'report_figures', 'gsd_figure', 'report_rows', 'result_row', 'json_ready',
-           'read_results', 'save_report']
+           'read_results', 'plain_row', 'save_report']
 
 # %% ../../nbs/engine/07_report.ipynb #rp-imports
+import csv
 import json
 import math
 import re
@@ -378,19 +379,34 @@ def json_ready(value):
 def read_results(path) -> dict:
     """What `save_report` wrote, as values of Python: settings, seconds, problems, missing, results.
 
-    - `path`: of `results.json`, or its folder. Numbers that are not defined (null) are NaN, and
-      rows of earlier versions have the names of today ('less MODEL' was 'difference to MODEL').
+    - `path`: of `results.json`, its folder, or a `results.csv`, which holds the results alone.
+      Numbers that are not defined are NaN, and rows of earlier versions have the names of today
+      ('difference to MODEL' was called 'less MODEL').
+
+    `ValueError` for a file that holds no results.
 
         read_results('report')['results'][0]['value']
     """
     path = Path(path)
     path = path / 'results.json' if path.is_dir() else path
-    whole = json.loads(path.read_text(encoding='utf-8'))
-    for row in whole.get('results', []):
-        row |= {k: math.nan for k in ('value', 'low', 'high') if row.get(k) is None}
-        row['kind'] = re.sub('^less ', 'difference to ', row['kind'])
-        row.setdefault('note', '')
+    text = path.read_text(encoding='utf-8')
+    try:
+        if path.suffix == '.csv':
+            whole = dict(results=list(csv.DictReader(text.splitlines())))
+        else:
+            whole = json.loads(text)
+        whole['results'] = [plain_row(r) for r in whole.get('results', [])]
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f'{path}: not the results of a report ({e})') from e
     return whole
+
+
+def plain_row(row: dict) -> dict:
+    "A row of a report that was read: numbers as floats, and today's name of its kind."
+    number = lambda v: math.nan if v in (None, '') else float(v)
+    numbers = {k: number(row.get(k)) for k in ('value', 'low', 'high')}
+    kind = re.sub('^less ', 'difference to ', row['kind'])
+    return {**row, **numbers, 'kind': kind, 'note': row.get('note') or ''}
 
 
 def save_report(report: Report, folder, figures: dict | None = None) -> Path:

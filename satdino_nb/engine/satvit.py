@@ -85,7 +85,9 @@ class SatViT(PositionedViT, Shared):
         """As timm's: CLS features or class scores of normalised images `(B, C, H, W)`.
 
         Heads that it does not ask take part with a gradient of zero, so that a backward pass
-        reaches every parameter, as plain `DistributedDataParallel` needs.
+        reaches every parameter, as plain `DistributedDataParallel` needs. An optimiser's weight
+        decay would shrink them; timm's (`create_optimizer_v2`) leaves out what `no_weight_decay`
+        names, and so should others.
         """
         # older timm has no is_causal
         out = super().forward(x, attn_mask, *(() if is_causal is False else (is_causal,)))
@@ -96,6 +98,10 @@ class SatViT(PositionedViT, Shared):
             if head is not None:
                 out = out + 0 * (head.weight[0, 0] + head.bias[0])
         return out
+
+    def no_weight_decay(self) -> set:
+        "Names of parameters that do not decay: timm's, and heads that `forward` does not ask."
+        return {*super().no_weight_decay(), 'gsd_head.weight', 'linear_head.weight'}
 
     def tokens(self, x: torch.Tensor, gsd: torch.Tensor | None = None) -> Tokens:
         "All tokens of normalised images `(B, C, H, W)`; `gsd` is for peers that read it."

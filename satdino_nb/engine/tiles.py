@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_PADDING', 'FREE_PADDING', 'Tile', 'Tiles', 'check_images', 'listed', 'say_passed_over', 'are_splits',
-           'listed_splits', 'folder_tiles', 'table_tiles', 'part_of', 'check_boxes', 'samples_dir', 'sample_tiles',
-           'mask_partners', 'mask_tiles', 'stated_gsd', 'say_left_over', 'MixedTiles', 'given_parts', 'split_tiles',
-           'place_draw', 'say_shared_places', 'split_units', 'same_place', 'Batch', 'too_much_padding', 'collate_parts',
-           'collate', 'channel_stats', 'for_views', 'cache_tiles', 'write_pixels']
+           'listed_splits', 'folder_tiles', 'table_tiles', 'of_two_classes', 'part_of', 'check_boxes', 'samples_dir',
+           'sample_tiles', 'mask_partners', 'mask_tiles', 'stated_gsd', 'say_left_over', 'MixedTiles', 'given_parts',
+           'split_tiles', 'place_draw', 'say_shared_places', 'split_units', 'same_place', 'Batch', 'too_much_padding',
+           'collate_parts', 'collate', 'channel_stats', 'for_views', 'cache_tiles', 'write_pixels']
 
 # %% ../../nbs/engine/02_tiles.ipynb #tiles-imports
 import copy
@@ -17,6 +17,7 @@ import math
 import os
 import re
 import shutil
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -176,10 +177,11 @@ class Tiles(Dataset):
             if len(column) != n:
                 raise ValueError(f'{len(column)} {name} for {n} images')
             setattr(self, name, column)
-        self.gsds = [
-            None if g is None else check_gsd(g, f'GSD of {p}')
-            for p, g in zip(self.paths, self.gsds)
-        ]
+        good: set = {None}
+        for i, g in enumerate(self.gsds):
+            if type(g) is not float or g not in good:
+                self.gsds[i] = None if g is None else check_gsd(g, f'GSD of {self.paths[i]}')
+                good.add(self.gsds[i])
         self.weights = check_weights(self.weights, self.paths)
         for path, box in zip(self.paths, self.boxes):
             if box is not None:
@@ -278,10 +280,14 @@ def gather_columns(
     problems: what is the matter with a row, by its number. A GSD that is none is one more.
     """
     n = len(columns['paths'])
+    good_gsds: set = {None}
     for i, (gsd, path) in enumerate(zip(columns.get('gsds', ()), columns['paths'])):
+        if type(gsd) is float and gsd in good_gsds:
+            continue
         if gsd is not None and i not in problems:
             try:
                 columns['gsds'][i] = check_gsd(gsd, f'{path}: its GSD')
+                good_gsds.add(gsd)
             except ValueError as e:
                 problems[i] = str(e)
     named = [problems[i] for i in sorted(problems)]
@@ -432,15 +438,16 @@ def files_below(
 
 
 def same_but_case(names: Iterable[str]) -> list[list]:
-    "Groups of names that differ only in case or in surrounding blanks."
+    "Groups of names that differ only in case, in blanks or in how Unicode composes letters."
     groups: dict[str, list] = {}
     for name in sorted(set(names)):
-        groups.setdefault(name.strip().casefold(), []).append(name)
+        plain = unicodedata.normalize('NFKC', ' '.join(name.split())).casefold()
+        groups.setdefault(plain, []).append(name)
     return [g for g in groups.values() if len(g) > 1]
 
 
 def check_classes(classes: Iterable[str], source) -> None:
-    "`ValueError` if two class names differ only in case or in surrounding blanks."
+    "`ValueError` if two class names are the same but for case, blanks or composed letters."
     for group in same_but_case(classes):
         raise ValueError(
             f'{source}: classes {" and ".join(map(repr, group))} differ only in case or blanks; '
@@ -587,7 +594,16 @@ def table_classes(index: Index) -> tuple[list[int | None], list[str]]:
     if names is None:
         names = index.columns.get('label', [])
         there = {c for c in names if c is not None}
-        whole = all(re.fullmatch(r'-?\d+', c) for c in there)
+        whole = all(re.fullmatch(r'-?\d+([.]0+)?', c) for c in there)
+        if whole:  # as numbers with a decimal point, where some were missing
+            names = [c and c.partition('.')[0] for c in names]
+            there = {c for c in names if c is not None}
+            if len({int(c) for c in there}) < len(there):
+                same = [c for c in sorted(there) if str(int(c)) != c]
+                raise ValueError(
+                    f'{index.path}: labels such as {same[0]!r} and {int(same[0])!r} are the same '
+                    'number, written in two ways; write them in one'
+                )
         names = [None if whole and c == '-1' else c for c in names]
     classes = sorted({c for c in names if c is not None}, key=int if whole else str)
     check_classes(classes, index.path)
@@ -662,6 +678,8 @@ def table_tiles(path, split: str | None = None, on_error: str = 'stop', say: boo
         columns['boxes'] = table_boxes(index, problems)
         check_boxes(columns['paths'], columns['boxes'], problems)
     columns.setdefault('gsds', [None] * len(index))
+    if classes:
+        index.notes += of_two_classes(columns['paths'], columns.get('boxes'), labels)
     if 'masks' in columns:
         columns['masks'] = [
             m and found_file(m, index.path.parent, Counter())[0] for m in columns['masks']
@@ -671,6 +689,19 @@ def table_tiles(path, split: str | None = None, on_error: str = 'stop', say: boo
     if say:
         index.say()
     return gather_columns(columns, problems, classes, on_error, path)
+
+
+def of_two_classes(paths: Sequence, boxes: Sequence | None, labels: Sequence) -> list[str]:
+    "A note on files (or boxes of them) that rows give several classes; none without such files."
+    first: dict = {}
+    twice = set()
+    for tile, y in zip(zip(paths, boxes) if boxes else paths, labels):
+        if first.setdefault(tile, y) != y:
+            twice.add(tile)
+    if not twice:
+        return []
+    one = min(map(str, twice))
+    return [f'{len(twice)} files are in rows of several classes, each of which counts ({one}, ...)']
 
 
 def part_of(index: Index, rows: Sequence[int]) -> Index:
@@ -911,6 +942,13 @@ def given_parts(tiles: Tiles) -> dict[str, Tiles]:
         names = [s or 'train' for s in names]
         parts = parts | {'train'}
     if 'train' not in parts or len(parts) < 2:
+        if others := set(names) - {'train', 'val', 'test', ''}:
+            if len(set(names)) > 1:
+                said = ', '.join(sorted(map(repr, others))[:5])
+                warnings.warn(
+                    f'parts {said} are none of train, val and test, so no split is taken from them',
+                    stacklevel=3,
+                )
         return {}
     out = {p: tiles.subset(i for i, s in enumerate(names) if s == p) for p in sorted(parts)}
     if rest := Counter(s or 'no part' for s in names if s not in parts):
@@ -1231,7 +1269,9 @@ def cache_tiles(tiles: Tiles, folder, workers: int = 2) -> CachedTiles:
     note = folder / f'{mark}.json'
     if note.is_file():
         hws = [tuple(hw) for hw in json.loads(note.read_text())]
-        return with_pixels_in(file, tiles, hws)
+        whole = file.is_file() and file.stat().st_size == 3 * sum(h * w for h, w in hws)
+        if whole and len(hws) == len(tiles):  # else it was cut or is gone
+            return with_pixels_in(file, tiles, hws)
     folder.mkdir(parents=True, exist_ok=True)
     cached = with_pixels_in(file, tiles, cached_hws(tiles))
     need = 3 * sum(h * w for h, w in cached.hws)
