@@ -6,6 +6,8 @@
 __all__ = ['evaluate', 'evaluate_run', 'open_model', 'Setup', 'PROTOCOLS', 'Answer', 'Outcome', 'knn_predict', 'extract_features']
 
 # %% ../nbs/07_evaluate.ipynb #imports
+from .engine.messages import log_shown
+
 from .engine.evaluation import command, evaluate, evaluate_run
 from .engine.neighbours import knn_predict
 from satdino_nb.engine.protocols import (
@@ -35,7 +37,8 @@ def main(args=None) -> None:
     import tyro
 
     try:
-        report = tyro.cli(command, args=args)
+        with log_shown(stream=sys.stderr):  # standard output is the report's
+            report = tyro.cli(command, args=args)
     except (ValueError, OSError, ImportError) as e:
         sys.exit(f'error: {e}')
     print(report_markdown(report))

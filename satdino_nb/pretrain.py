@@ -14,10 +14,10 @@ from contextlib import closing
 
 import torch
 from accelerate import Accelerator
+from .engine.messages import log_shown
 from torch import nn
 from tqdm.auto import tqdm
 
-# %% ../nbs/06_pretrain.ipynb #rooms
 from .data import Tiles
 from .dino import Losses
 from satdino_nb.engine.checkpoints import (
@@ -37,6 +37,7 @@ from satdino_nb.engine.health import (
     RunLog,
     diagnose,
     health_figure,
+    knn_probe,
     load_run,
     log_row,
     mean_losses,
@@ -186,18 +187,28 @@ def _loop(
 
 # %% ../nbs/06_pretrain.ipynb #pretrain
 def pretrain(
-    config: PretrainConfig, tiles: Tiles | None = None, watch: Callable | None = None
+    config: PretrainConfig,
+    tiles: Tiles | None = None,
+    watch: Callable | None = None,
+    verbose: bool = True,
 ) -> Run:
     """Train by `config`; leaves weights, configuration, metrics and checkpoints in `config.out`.
 
     `config`: the run. `tiles`: its images; those of `config.data` unless given.
     `watch(rows, config)`: called at each logged row, as `LivePanel()`.
+    `verbose`: whether what the run reports is shown, where the program's own logging does not.
     Gives a `Run`: the teacher's backbone, the resolved configuration, the logged rows.
     `ValueError` or `OSError` for what cannot work, before anything is written;
     `FloatingPointError` for a loss that is no number; `MemoryError` with advice.
 
     Example: `run = pretrain(PretrainConfig(out='runs/first', steps=100), sample_tiles('train'))`.
     """
+    with log_shown(verbose):
+        return _pretrain(config, tiles, watch)
+
+
+def _pretrain(config: PretrainConfig, tiles: Tiles | None, watch: Callable | None) -> Run:
+    "`pretrain`, wherever its reports go."
     check_config(config)
     config = with_precision(config)
     accelerator = start_accelerator(config)
@@ -212,11 +223,7 @@ def pretrain(
         if ready.found:
             checkpoints.load(ready.found[0])
         accelerator.init_trackers('log', init_kwargs=dict(wandb=dict(dir=str(c.out))))
-        probe = None
-        if c.knn_every:
-            probe = KnnProbe(ready.train, ready.held, c.vit.img_size, c.knn_images)
-            if probe.parts is None:
-                accelerator.print('no image has a class, so kNN accuracy is left out')
+        probe = knn_probe(c, ready.train, ready.held, accelerator)
         rows = _loop(learner, ready, accelerator, checkpoints, probe, watch)
     accelerator.end_training()
     teacher = fused_attention(plain_backbone(learner.own.teacher.backbone).eval())

@@ -7,7 +7,7 @@ __all__ = ['evaluate', 'report_of', 'data_of_run', 'tiles_of_run', 'note_unknown
            'command']
 
 # %% ../../nbs/engine/07_evaluation.ipynb #imports
-import sys
+import logging
 import time
 import warnings
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from .messages import log_shown
 from tqdm.auto import tqdm
 
 from ..data import open_tiles
@@ -50,6 +51,8 @@ from .setup import read_images
 from .tiles import Tiles, given_parts, split_tiles
 from ..features import as_tiles
 from ..finetune import FineTuneConfig
+
+_logger = logging.getLogger(__name__)
 
 # %% ../../nbs/engine/07_evaluation.ipynb #ask-all
 def ask_all(
@@ -181,7 +184,7 @@ def tiles_of_run(
     """
     place = data_of_run(folder, config, data)
     check_outside(out, place)
-    print(f'opening {place}', file=sys.stderr, flush=True)
+    _logger.info('opening %s', place)
     # a batch is not needed here, nor a GSD for each
     c = replace(config, data=place, batch_size=1, accumulate=1, gamma=0.0, temporal=False)
     c = c if gsd is None else replace(c, gsd=gsd)
@@ -233,6 +236,7 @@ def given_parts_of(c: DataConfig) -> Tiles | None:
     return given_parts(open_tiles(c.data, c.gsd, c.on_error)).get('test')
 
 
+@log_shown()
 def evaluate_run(
     folder,
     protocols: Sequence[str] = ('knn',),
@@ -378,7 +382,7 @@ def command(
         raise ValueError('give --models (weights, run folders, timm:NAME), or --run')
     for source in (data, train, test):
         check_outside(out, source)
-    print(f'opening {data or train}', file=sys.stderr, flush=True)
+    _logger.info('opening %s', data or train)
     train_tiles, test_tiles = open_split(data, train, test, gsd)
     return evaluate(
         list(models),
