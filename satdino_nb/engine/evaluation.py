@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .messages import log_shown
 from tqdm.auto import tqdm
 
 from ..data import open_tiles
@@ -26,6 +25,7 @@ from .copies import without_shared
 from .folders import check_outside, owned
 from .health import load_run
 from .loading import find_tiles, run_tiles
+from .messages import log_shown
 from .neighbours import settle_search
 from satdino_nb.engine.protocols import (
     Contender,

@@ -13,9 +13,9 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 import torch
-from .messages import log_shown
 
 from .loading import for_reading, run_tiles, view_batches
+from .messages import log_shown
 from satdino_nb.engine.recipe import (
     Now,
     PretrainConfig,

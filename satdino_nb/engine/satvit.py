@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from .messages import log_shown
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
 
 from .backbone import CheckedPatchEmbed, PositionedViT, SatBlock, Tokens
 from .images import FMOW, Normalisation
+from .messages import log_shown
 from satdino_nb.engine.weights import (
     HUB_ARGUMENTS,
     ON_HUB,

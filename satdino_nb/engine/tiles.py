@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from .messages import log_shown
 from torch.utils.data import Dataset
 from torch.utils.data._utils.collate import default_collate_fn_map
 from tqdm.auto import tqdm
@@ -46,6 +45,7 @@ from satdino_nb.engine.images import (
     picture_hw,
     resized,
 )
+from .messages import log_shown
 from satdino_nb.engine.tables import (
     SPLITS,
     Index,
