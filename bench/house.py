@@ -84,7 +84,18 @@ def package_numbers(folder: Path) -> dict[str, str]:
         ),
         'public names with a docstring': percent(len(docs), len(public)),
         'words of a docstring, median': f'{statistics.median(docs):.0f}' if docs else '-',
+        'names in `__all__` of its own modules': str(sum(map(len, listed_names(folder).values()))),
     }
+
+
+def listed_names(folder: Path) -> dict[str, list[str]]:
+    "Module: the names in its `__all__`, of the modules right in a package, not those below it."
+    found = {}
+    for path in (p for p in sources(folder) if p.parent == folder):
+        for n in ast.parse(path.read_text(encoding='utf-8')).body:
+            if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == '__all__':
+                found[path.stem] = [e.value for e in n.value.elts]
+    return found
 
 
 def cells_of(path: Path) -> list[tuple[str, str]]:

@@ -76,6 +76,7 @@ def split_table(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_command_leaves_a_report(split_table, tmp_path):
     out = tmp_path / 'report'
     done = command(
@@ -214,6 +215,7 @@ def test_sizes_of_the_four_scales():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('protocol', ['knn', 'logistic'])
 def test_hand_made_features_beat_the_colour_histogram_on_eurosat(protocol, shared):
     root, most = shared('data/eurosat'), 100
@@ -246,6 +248,7 @@ def test_hand_made_features_beat_the_colour_histogram_on_eurosat(protocol, share
     assert right['hand-made features'].mean() > right['pixels'].mean()
 
 
+@pytest.mark.slow
 def test_four_scales_on_eurosat(shared):
     "From JPEG files to the mean of four scales, on a part of the given split."
     root = shared('data/eurosat')
@@ -273,6 +276,7 @@ def test_four_scales_on_eurosat(shared):
     )  # of random crops: all tiles have one GSD
 
 
+@pytest.mark.slow
 def test_uc_merced_by_neighbours(shared):
     root = shared('data/ucmerced')
     classes = sorted(p.name for p in root.iterdir() if p.is_dir())
@@ -314,6 +318,7 @@ def test_a_split_by_location(shared, tmp_path):
     assert report.value('satdino-nano', 'knn', 'k 5').value > 0.6
 
 
+@pytest.mark.slow
 def test_a_peer_of_one_size_does_not_end_the_others():
     torch.manual_seed(0)
     stiff = as_backbone(
@@ -368,6 +373,7 @@ def test_a_peer_that_reads_the_gsd_is_told_that_of_its_input():
         extract_features(as_backbone(ReadsScale(), FMOW, img_size=64), unknown)
 
 
+@pytest.mark.slow
 def test_segmentation_in_a_report(tmp_path):
     "Places of the samples, from a table with a column of masks, split by place, by the command."
     from satdino_nb.scenes import MASK_CLASSES
@@ -437,6 +443,7 @@ extract_features(model, sample_tiles('train'), batch_size=16, cache=sys.argv[1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == 'win32', reason='sends SIGKILL')
 def test_features_survive_a_kill(tmp_path, monkeypatch):
     process = subprocess.Popen(

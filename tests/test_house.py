@@ -3,6 +3,7 @@
 Modules import only those of earlier notebooks, in no circle; and the script that measures it.
 """
 
+import ast
 import re
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / 'bench'))
-from house import floors, imports_of, package_numbers  # noqa: E402
+from house import floors, imports_of, listed_names, package_numbers  # noqa: E402
 
 
 def notebook_of(module):
@@ -43,6 +44,53 @@ def test_no_circle_and_circles_are_seen():
     assert level['engine.lengths'] == 0 and level['evaluate'] == max(level.values())
     with pytest.raises(ValueError, match='circle.*a, b'):
         floors({'a': {'b'}, 'b': {'a'}, 'c': set()})
+
+
+def prints(text):
+    "Names of the functions of a module's text that print, '' for the module itself."
+    tree = ast.parse(text)
+    owner = {}
+    for f in (n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)):
+        owner |= dict.fromkeys(ast.walk(f), f.name)  # the innermost comes last
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call)]
+    return {
+        owner.get(c, '')
+        for c in calls
+        if ast.unparse(c.func) == 'print'
+        or ast.unparse(c.func).endswith(('.print', 'stdout.write', 'stderr.write'))
+    }
+
+
+def test_only_command_lines_print():
+    "Everything else reports by `logging`, which a caller can turn off or send to a file."
+    texts = {p.name: p.read_text() for p in (REPO / 'satdino_nb').rglob('*.py')}
+    found = {f'{name}: {f}' for name, text in texts.items() for f in prints(text)}
+    assert found >= {'pretrain.py: main', 'evaluate.py: main'}  # it did look
+    assert [f for f in found if not re.search(r': (main|\w+_command)$', f)] == []
+
+
+def test_prints_are_seen():
+    text = """
+print(1)
+def f():
+    "print(2) in a docstring is none."
+    def inner(): accelerator.print(3)
+    return inner
+class A:
+    def g(self): sys.stdout.write('4')
+def h(x): return footprint(x), logger.info('print(5)')
+"""
+    assert prints(text) == {'', 'inner', 'g'}
+
+
+def test_lessons_list_what_a_user_types():
+    "Each name once, importable, and not many; a room's names are for other rooms."
+    names = listed_names(REPO / 'satdino_nb')
+    every = [name for module in names.values() for name in module]
+    assert 60 < len(every) <= 145, 'does a user type the new ones?'
+    twice = {name for name in every if every.count(name) > 1}
+    assert twice <= {'extract_features'}, twice
+    assert not [name for name in every if name.startswith('_') or name in ('main', 'logger')]
 
 
 def test_numbers_are_what_they_say(tmp_path):

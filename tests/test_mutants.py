@@ -5,6 +5,7 @@ import sys
 
 import pytest
 from mutants import REPO, draw, failure, line, mutants_of, put, verdict
+from mutants import test_files as files_of  # by its own name pytest would run it
 
 CELLS = dict(
     first='def near(x):\n    "Whether 1 is near."\n    return x < 1',
@@ -93,3 +94,13 @@ def test_verdicts(tmp_path):
     assert failure([*python, 'exit(1)'], tmp_path, 60) == 'fails'
     assert failure([*python, ''], tmp_path, 60) is None
     assert failure([*python, 'import time; time.sleep(60)'], tmp_path, 0.1) == 'takes too long'
+
+
+def test_files_of_the_module_itself_come_first(toy):
+    lesson = '\n# %% ../nbs/00_lesson.ipynb #first\nfrom .toy import near\n'
+    (toy / 'satdino_nb' / 'lesson.py').write_text(HEAD + lesson)
+    (toy / 'tests').mkdir()
+    for name, module in (('a', 'lesson'), ('b', 'toy'), ('c', 'other'), ('d', 'toys')):
+        (toy / 'tests' / f'test_{name}.py').write_text(f'from satdino_nb.{module} import near\n')
+    (m, *_) = mutants_of('toy', (toy / 'satdino_nb' / 'toy.py').read_text())['near']
+    assert files_of(m, toy) == ['tests/test_b.py', 'tests/test_a.py']

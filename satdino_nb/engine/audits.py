@@ -551,6 +551,7 @@ def audit_command(
     print(audit_text(a))
     if out is not None:
         save_audit(a, out)
+        print(f'written: {out / "report.md"}, contact_sheet.jpg, files.csv')
 
 
 def save_audit(a: Audit, out: Path) -> None:
@@ -561,4 +562,3 @@ def save_audit(a: Audit, out: Path) -> None:
         contact_sheet(a).save(out / 'contact_sheet.jpg', quality=90)
     columns = list(asdict(a.files[0]))
     write_csv(out / 'files.csv', columns, (asdict(facts) for facts in a.files))
-    print(f'written: {out / "report.md"}, contact_sheet.jpg, files.csv')

@@ -8,6 +8,7 @@ __all__ = ['file_sums', 'read_state', 'checkpoint_state', 'newest_checkpoint', '
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #imports
 import json
+import logging
 import os
 import shutil
 import signal
@@ -22,6 +23,8 @@ from safetensors import SafetensorError
 from .folders import is_vacant
 from .recipe import FREE, PretrainConfig, differences, read_config
 from .tiles import Tiles
+
+_logger = logging.getLogger(__name__)
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #file-sums
 def file_sums(folder: Path, sync: bool = False) -> dict[str, list[int]]:
@@ -223,7 +226,7 @@ def set_aside(out: Path) -> None:
         raise ValueError(f'{out}: exists and is not a run folder; choose another (--out)')
     old = next(p for n in range(1, 10_000) if not (p := out.with_name(f'{out.name}-{n}')).exists())
     out.rename(old)
-    print(f'{out} was there already; it is now {old}')
+    _logger.info('%s was there already; it is now %s', out, old)
 
 # %% ../../nbs/engine/06_checkpoints.ipynb #signals
 class Signals:
@@ -273,5 +276,5 @@ def end_by_signal(
     if number == signal.SIGINT:
         raise KeyboardInterrupt(said)
     if accelerator.is_main_process:
-        print(said, flush=True)
+        _logger.info(said)
     raise SystemExit(0)

@@ -7,7 +7,7 @@ __all__ = ['evaluate', 'sides', 'refuse_draw', 'report_of', 'data_of_run', 'tile
            'given_parts_of', 'evaluate_run', 'command']
 
 # %% ../../nbs/engine/07_evaluation.ipynb #imports
-import sys
+import logging
 import time
 import warnings
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from .copies import without_shared
 from .folders import check_outside, owned
 from .health import load_run
 from .loading import find_tiles, run_tiles
+from .messages import log_shown
 from .neighbours import settle_search
 from satdino_nb.engine.protocols import (
     Contender,
@@ -50,6 +51,8 @@ from .setup import read_images
 from .tiles import Tiles, given_parts, split_tiles
 from ..features import as_tiles
 from ..finetune import FineTuneConfig
+
+_logger = logging.getLogger(__name__)
 
 # %% ../../nbs/engine/07_evaluation.ipynb #ask-all
 def ask_all(
@@ -213,7 +216,7 @@ def tiles_of_run(
     """
     place = data_of_run(folder, config, data)
     check_outside(out, place)
-    print(f'opening {place}', file=sys.stderr, flush=True)
+    _logger.info('opening %s', place)
     # a batch is not needed here, nor a GSD for each
     c = replace(config, data=place, batch_size=1, accumulate=1, gamma=0.0, temporal=False)
     c = c if gsd is None else replace(c, gsd=gsd)
@@ -265,6 +268,7 @@ def given_parts_of(c: DataConfig, data, gsd: float | None = None) -> Tiles | Non
     return given_parts(open_tiles(data, c.gsd if gsd is None else gsd, c.on_error)).get('test')
 
 
+@log_shown()
 def evaluate_run(
     folder,
     protocols: Sequence[str] = ('knn',),
@@ -406,6 +410,6 @@ def command(
         raise ValueError('give --models (weights, run folders, timm:NAME), or --run')
     for source in (data, train, test):
         check_outside(out, source)
-    print(f'opening {data or train}', file=sys.stderr, flush=True)
+    _logger.info('opening %s', data or train)
     train_tiles, test_tiles = open_split(data, train, test, gsd)
     return evaluate(list(models), train_tiles, test_tiles, protocols, out, **more)

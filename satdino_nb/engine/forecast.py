@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from .loading import for_reading, run_tiles, view_batches
+from .messages import log_shown
 from satdino_nb.engine.recipe import (
     Now,
     PretrainConfig,
@@ -84,6 +85,7 @@ def peak_memory(device: torch.device) -> int:
     )
 
 # %% ../../nbs/engine/06_forecast.ipynb #dryrun
+@log_shown()
 def forecast(
     take_step: Callable, config: PretrainConfig, tiles: Tiles | None = None, steps: int = 5
 ) -> DryRun:

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['PANELS', 'LABELS', 'STYLES', 'log_row', 'mean_losses', 'lasting', 'below', 'collapse_of_answers',
            'collapse_of_features', 'gsd_finding', 'minor_findings', 'diagnose', 'Run', 'read_rows', 'load_run',
-           'plot_panel', 'health_figure', 'plot_run', 'LivePanel', 'KnnProbe', 'RunLog']
+           'plot_panel', 'health_figure', 'plot_run', 'LivePanel', 'KnnProbe', 'knn_probe', 'RunLog']
 
 # %% ../../nbs/engine/06_health.ipynb #imports
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from .recipe import Now, ResolvedConfig, read_config, resolved
 from .tiles import Tiles, collate
 from ..views import centre_view
 from ..vit import SatViT, load_satdino
+
+_logger = logging.getLogger(__name__)
 
 # %% ../../nbs/engine/06_health.ipynb #log-row
 def log_row(
@@ -381,6 +384,18 @@ class KnnProbe:
         scores = knn_predict(gallery, y, queries, self.k)
         return (scores.argmax(1) == truth).float().mean().item()
 
+
+def knn_probe(
+    c: ResolvedConfig, train: Tiles, held: Tiles, accelerator: Accelerator
+) -> KnnProbe | None:
+    "The `KnnProbe` of a run, None where `c` asks for none; said where no image has a class."
+    if not c.knn_every:
+        return None
+    probe = KnnProbe(train, held, c.vit.img_size, c.knn_images)
+    if probe.parts is None and accelerator.is_main_process:
+        _logger.info('no image has a class, so kNN accuracy is left out')
+    return probe
+
 # %% ../../nbs/engine/06_health.ipynb #run-log
 class RunLog:
     """The log of a run: rows of `metrics.jsonl`, trackers, a watcher; times.
@@ -460,10 +475,11 @@ class RunLog:
         self.accelerator.log({k: v for k, v in row.items() if v is not None}, step=row['step'])
         if self.accelerator.is_main_process:
             with self.path.open('a') as f:
-                print(json.dumps(row), file=f)
+                f.write(json.dumps(row) + '\n')
         for finding in diagnose(rows, self.c):
             if (kind := ' '.join(finding.split()[:3])) not in self.said:
                 self.said.add(kind)
-                self.accelerator.print(f'step {row["step"]}: {finding}')
+                if self.accelerator.is_main_process:
+                    _logger.info('step %d: %s', row['step'], finding)
         if self.watch:
             self.watch(rows, self.c)

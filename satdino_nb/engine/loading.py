@@ -7,6 +7,7 @@ __all__ = ['find_tiles', 'check_gsds', 'run_parts', 'run_tiles', 'for_reading', 
            'view_source', 'one_thread', 'view_batches']
 
 # %% ../../nbs/engine/06_loading.ipynb #imports
+import logging
 import signal
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -31,6 +32,8 @@ from satdino_nb.engine.tiles import (
 )
 from .training import batches
 from ..views import MultiCrop, join_views
+
+_logger = logging.getLogger(__name__)
 
 # %% ../../nbs/engine/06_loading.ipynb #find-tiles
 def find_tiles(
@@ -81,10 +84,9 @@ def run_parts(c: DataConfig, tiles: Tiles, say: bool = True) -> tuple[Tiles, Til
         return *split_tiles(tiles, c.held_out, seed=0, by=c.split), tiles.subset([])
     test = parts.get('test', tiles.subset([]))
     if say:
-        print(
-            f"the split is the source's own: {', '.join(f'{len(p)} {n}' for n, p in parts.items())}"
-            f'{"; those of test are left alone" if len(test) else ""}'
-        )
+        counts = ', '.join(f'{len(p)} {n}' for n, p in parts.items())
+        rest = '; those of test are left alone' if len(test) else ''
+        _logger.info("the split is the source's own: %s%s", counts, rest)
     if 'val' in parts:
         return parts['train'], parts['val'], test
     return *split_tiles(parts['train'], c.held_out, seed=0), test

@@ -7,6 +7,7 @@ __all__ = ['NO_READOUT', 'SatViT', 'predict_gsd', 'fit_gsd_head', 'load_satdino'
            'satdino_small_patch16', 'satdino_small_patch8', 'satdino_base_patch16', 'satdino_large_patch16']
 
 # %% ../../nbs/engine/04_satvit.ipynb #imports
+import logging
 import re
 from dataclasses import fields, replace
 from functools import partial
@@ -18,6 +19,7 @@ from torch import nn
 
 from .backbone import CheckedPatchEmbed, PositionedViT, SatBlock, Tokens
 from .images import FMOW, Normalisation
+from .messages import log_shown
 from satdino_nb.engine.weights import (
     HUB_ARGUMENTS,
     ON_HUB,
@@ -33,6 +35,8 @@ from satdino_nb.engine.weights import (
     timm_shape,
     vit_preset,
 )
+
+_logger = logging.getLogger(__name__)
 
 # %% ../../nbs/engine/04_satvit.ipynb #satvit
 NO_READOUT = (
@@ -196,7 +200,7 @@ def load_satdino(
     filename: in the folder or repository, e.g. 'satdino-vit_small-16-finetune.pth'.
     normalisation: instead of the checkpoint's.
     strict: every tensor must find its place.
-    verbose: print `model.report` if anything in it is worth a word.
+    verbose: report `model.report` if anything in it is worth a word.
     kw: changes to `ViTConfig` (e.g. `pos_interp`), timm's arguments (`drop_path_rate`, ...), and
     the hub's (`revision`, `cache_dir`, `token`, `local_files_only`, `force_download`).
     It has `normalisation`, `linear_head`, `classes` and `report`.
@@ -218,7 +222,8 @@ def load_satdino(
     model = SatViT(replace(w.config, **changes), w.normalisation, **{**timm_shape(w), **kw})
     install(model, w, strict)
     if verbose and model.report and model.report.notable:
-        print(model.report)
+        with log_shown():
+            _logger.info(model.report)
     return model.eval()
 
 # %% ../../nbs/engine/04_satvit.ipynb #default-cfgs

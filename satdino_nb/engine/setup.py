@@ -10,6 +10,7 @@ __all__ = ['forget_accelerator', 'check_shares', 'start_accelerator', 'with_prec
 
 # %% ../../nbs/engine/06_setup.ipynb #imports
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -58,6 +59,8 @@ from satdino_nb.engine.training import (
 from .weights import ViTConfig, find_weights, read_header, read_weights, timm_shape
 from ..vit import SatViT, load_satdino
 
+_logger = logging.getLogger(__name__)
+
 # %% ../../nbs/engine/06_setup.ipynb #accelerator
 def forget_accelerator() -> None:
     "Let a notebook change device or precision between two runs; several processes keep theirs."
@@ -92,7 +95,7 @@ def start_accelerator(c: PretrainConfig) -> Accelerator:
 
 # %% ../../nbs/engine/06_setup.ipynb #with-precision
 def with_precision(c: PretrainConfig) -> PretrainConfig:
-    """`c` with the precision 'auto' decided, and printed.
+    """`c` with the precision 'auto' decided, and reported.
 
     By `fast_precision`, or as the run in `c.out` began if `c` resumes it. Over several processes
     the first one decides.
@@ -103,7 +106,7 @@ def with_precision(c: PretrainConfig) -> PretrainConfig:
     state = PartialState(cpu=c.device == 'cpu')
     precision, why = on_main(state, lambda: choose_precision(c, state.device))
     if state.is_main_process:
-        print(f'precision: {precision} ({why})')
+        _logger.info('precision: %s (%s)', precision, why)
     return replace(c, precision=precision)
 
 
@@ -156,7 +159,7 @@ def initial_backbone(
         found = with_gsd_token(found, timm_shape(w)['mlp_ratio'], drop_path)
     if plain:
         said = 'with a newly drawn GSD token and ' if vit.gsd_token else ''
-        print(f"{source}: a plain ViT, {said}the images' own channel statistics")
+        _logger.info("%s: a plain ViT, %sthe images' own channel statistics", source, said)
     wanted, got = (replace(v, pos_interp='timm', gsd_log=False) for v in (vit, found.config))
     if wanted != got:
         changed = {k: v for k, v in vars(got).items() if v != getattr(wanted, k)}
@@ -401,7 +404,7 @@ def own_folder(ready: Prepared, accelerator: Accelerator) -> Iterator[None]:
             stack.enter_context(owned(ready.config.out))
             begin_folder(ready.config, ready.start)
             save_images(ready)
-            print(said_of(ready, accelerator), flush=True)
+            _logger.info(said_of(ready, accelerator))
 
         on_main(accelerator, begin)
         yield

@@ -13,6 +13,7 @@ __all__ = ['MOST_PADDING', 'FREE_PADDING', 'Tile', 'Tiles', 'check_images', 'lis
 import copy
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -46,6 +47,7 @@ from satdino_nb.engine.images import (
     picture_hw,
     resized,
 )
+from .messages import log_shown
 from satdino_nb.engine.tables import (
     SPLITS,
     Index,
@@ -55,6 +57,8 @@ from satdino_nb.engine.tables import (
     split_name,
 )
 from ..gsd import check_gsd, crop_gsd, file_gsd, mean_gsd
+
+_logger = logging.getLogger(__name__)
 
 # %% ../../nbs/engine/02_tiles.ipynb #tile
 @dataclass
@@ -1249,6 +1253,7 @@ def with_pixels_in(file, tiles: Tiles, hws: Sequence) -> CachedTiles:
     return cached_as(type(tiles), {**vars(tiles), **place, 'size': None, 'views': None})
 
 # %% ../../nbs/engine/02_tiles.ipynb #cache-tiles
+@log_shown()
 def cache_tiles(tiles: Tiles, folder, workers: int = 2) -> CachedTiles:
     """The same tiles with their decoded pixels in `folder`, written there unless a call before did.
 
@@ -1281,7 +1286,7 @@ def cache_tiles(tiles: Tiles, folder, workers: int = 2) -> CachedTiles:
             f'{folder}: the decoded images need {need / 2**30:.1f} GiB, '
             f'{free / 2**30:.1f} GiB are free; choose another folder'
         )
-    print(f'decoding {len(tiles)} images into {file} ({need / 2**20:.0f} MiB)')
+    _logger.info('decoding %d images into %s (%.0f MiB)', len(tiles), file, need / 2**20)
     with owned(folder / f'{mark}.writing', 'wait for it, or choose another cache (--cache)') as own:
         write_pixels(tiles, cached, need, workers)
         part = own.with_suffix('.note')
