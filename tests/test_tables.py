@@ -4,6 +4,7 @@ Heads and separators of tables, labels of data sets, masks, splits, places, copi
 exports that are read back as an index.
 """
 
+import json
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -455,3 +456,19 @@ def test_cells_of_parquet_that_are_no_names(tmp_path):
     parquet.write_table(table({'file': ['a.png'], 'label': [[1, 2]]}), path)
     with pytest.raises(ValueError, match='several values'):
         table_tiles(path)
+
+
+def test_a_part_without_a_split_is_learnt_from(tmp_path):
+    "Beside a part that says what is for training, one that says nothing is not left out."
+    for name in ('stated', 'plain'):
+        for k in range(4):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.new('RGB', (16, 16), (40 * k, 0, 9)).save(tmp_path / name / f'{k}.png')
+    rows = [f'stated/{k}.png,{s}' for k, s in enumerate(('train', 'train', 'val', 'test'))]
+    (tmp_path / 'stated.csv').write_text('path,split\n' + '\n'.join(rows))
+    parts = [{'data': 'stated.csv'}, {'data': 'plain'}]
+    (tmp_path / 'mixture.json').write_text(json.dumps(parts))
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        found = given_parts(open_tiles(tmp_path / 'mixture.json'))
+    assert {p: len(t) for p, t in found.items()} == {'train': 6, 'val': 1, 'test': 1}

@@ -839,6 +839,7 @@ class MixedTiles(Tiles):
     weights: how often each part is drawn in training, relative to the others; None: by its number
         of tiles.
 
+    A part in which no tile has a split is to be learnt from, where another part says what 'train' is.
     Its columns `part` and `index` say which tile of which of `parts` each is.
     """
 
@@ -859,6 +860,8 @@ class MixedTiles(Tiles):
         columns['labels'] = [
             None if y is None else int(k + y) for k, p in zip(firsts, parts) for y in p.labels
         ]
+        if 'train' in columns['splits']:
+            columns['splits'] = [s if any(p.splits) else 'train' for p in parts for s in p.splits]
         if weights is not None:
             own = [[1.0 if w is None else w for w in p.weights] for p in parts]
             columns['weights'] = [w * v / sum(o) for w, o in zip(weights, own) for v in o]
