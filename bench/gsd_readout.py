@@ -187,7 +187,7 @@ def main():
     torch.set_num_threads(1)
     start, machine = time.perf_counter(), common.machine_line('one thread')
     tiles = pyramid_tiles(args.pyramid, min(int(p.name[1:]) for p in args.pyramid.glob('z*')))
-    models = {'shipped': load_satdino('satdino-nano', verbose=False)} | {
+    models = {'satdino-nano': load_satdino('satdino-nano', verbose=False)} | {
         Path(m).stem: load_satdino(m, verbose=False) for m in args.model
     }
     half, to = 2 * args.size, f'to {args.size} px'
@@ -199,7 +199,7 @@ def main():
     }
     kept = {}
     for what, these in sets.items():
-        text, kept[what] = report(what, results_of(these, models, args.size, args.seeds), 'shipped')
+        text, kept[what] = report(what, results_of(these, models, args.size, args.seeds), 'satdino-nano')
         print(text, '\n', flush=True)
     seconds = round(time.perf_counter() - start)
     print(f'{len(tiles)} tiles, {len(set(tiles.places))} places, {seconds} s')
