@@ -27,7 +27,7 @@ def patch_segments(
     method: str = 'kmeans',
     seed: int = 0,
 ) -> list[torch.Tensor]:
-    """Patches of all pictures in `k` groups, numbers 0 to k - 1 by falling size: a list of `(h, w)`.
+    """Patches of all pictures in `k` groups by falling size, numbers 0 to k - 1, `(h, w)` each.
 
     - `features`: `Tokens`, arrays `(B, D, h, w)` or `(D, h, w)`, or a list of them: grids may
       differ.
