@@ -164,27 +164,35 @@ def match_errors(matches: Matches, a: GroundView, b: GroundView) -> np.ndarray:
     return np.linalg.norm(at - there, axis=1) / max(a.patch(first), b.patch(second))
 
 
-def blind_share(a: GroundView, b: GroundView, grids: tuple[tuple[int, int], ...]) -> float:
+def blind_share(
+    a: GroundView,
+    b: GroundView,
+    grids: tuple[tuple[int, int], tuple[int, int]],
+    within: float = 1.0,
+) -> float:
     """Share of all pairs of patches that are right: what matches drawn blindly reach.
 
     - `a`, `b`: ground of the two pictures.
     - `grids`: rows and columns of their patches.
+    - `within`: patches of the coarser picture, up to which a pair is right.
 
         blind_share(near, far, matches.grids)   # around 0.01 for grids of 16 x 16
     """
     at, there = (v.ground(g).reshape(-1, 2) for v, g in zip((a, b), grids))
     apart = np.linalg.norm(at[:, None] - there, axis=2)
-    return float((apart <= max(a.patch(grids[0]), b.patch(grids[1]))).mean())
+    return float((apart <= within * max(a.patch(grids[0]), b.patch(grids[1]))).mean())
 
 
 def match_shares(
     features: Callable[[torch.Tensor], torch.Tensor],
     pairs: Sequence[tuple[GroundView, GroundView]],
+    within: float = 1.0,
 ) -> np.ndarray:
     """Share of mutual nearest patches that are right, in each of several places, `(N,)`.
 
     - `features`: features `(1, D, h, w)` of one picture `(1, 3, H, W)`.
     - `pairs`: two pictures of each place; `ValueError` for none.
+    - `within`: patches of the coarser picture, up to which a match is right.
 
     One number a place, so that `bootstrap` and `difference` draw places.
 
@@ -195,7 +203,7 @@ def match_shares(
     shares = []
     for a, b in pairs:
         matches = mutual_matches(features(a.image[None]), features(b.image[None]))
-        shares.append((match_errors(matches, a, b) <= 1).mean())
+        shares.append((match_errors(matches, a, b) <= within).mean())
     return np.array(shares)
 
 # %% ../../nbs/engine/08_1_matches.ipynb #matches-figure
