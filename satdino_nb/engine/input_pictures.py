@@ -120,9 +120,11 @@ def bar_on(
     metres, pixels = scale_bar(gsd, int(width))
     x = left + 0.04 * width
     y = 0.94 * height
-    bar = Rectangle((x, y), pixels, 0.02 * height, facecolor='white', edgecolor='black', lw=0.8)
+    size = (pixels, 0.02 * height)
+    bar = Rectangle((x, y), *size, facecolor='white', edgecolor='black', lw=0.8, zorder=5)
     ax.add_patch(bar)
-    text = ax.text(x, y - 0.015 * height, metres_text(metres), color='white', fontsize=8)
+    above = y - 0.015 * height
+    text = ax.text(x, above, metres_text(metres), color='white', fontsize=8, zorder=5)
     text.set_path_effects([withStroke(linewidth=2.2, foreground='black')])
 
 

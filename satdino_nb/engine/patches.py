@@ -129,7 +129,7 @@ def patch_basis(
     k = min(components, *rows.shape)
     mean = rows.mean(0)
     directions = torch.zeros(components, rows.shape[1])
-    if len(rows) > 1:
+    if (rows - mean).norm(dim=1).max() > 1e-5 * mean.norm():  # else nothing but rounding
         pca = PCA(k, svd_solver='covariance_eigh').fit(rows.double().numpy())
         directions[:k] = torch.from_numpy(pca.components_).float()
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))

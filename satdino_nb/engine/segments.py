@@ -105,7 +105,8 @@ def segment_tables(
     - `classes`: how many.
 
         tables = segment_tables(segments, masks, len(MASK_CLASSES))
-        bootstrap(tables, lambda t: rand_index(t.sum(0)))   # an interval over places
+        rand_index(tables.sum(0))   # of all pictures together
+        bootstrap([rand_index(t) for t in tables])   # mean of one picture, with its interval
     """
     if len(segments) != len(masks):
         raise ValueError(f'{len(masks)} masks for {len(segments)} pictures')
