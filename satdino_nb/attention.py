@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['last_attention', 'Attention', 'attention_maps', 'attention_mass', 'class_attention', 'attention_figure',
-           'heads_figure']
+           'heads_figure', 'patch_pca', 'patch_similarity', 'patch_figure', 'colours_figure']
 
 # %% ../nbs/08_attention.ipynb #imports
 from typing import Any
@@ -23,12 +23,7 @@ from satdino_nb.engine.attention_maps import (
     attention_mass,
     class_attention,
 )
-from satdino_nb.engine.patches import (  # passed on
-    colours_figure,
-    patch_figure,
-    patch_pca,
-    patch_similarity,
-)
+from .engine.patches import colours_figure, patch_figure, patch_pca, patch_similarity
 
 _all_ = [
     'Attention',
@@ -37,6 +32,10 @@ _all_ = [
     'class_attention',
     'attention_figure',
     'heads_figure',
+    'patch_pca',
+    'patch_similarity',
+    'patch_figure',
+    'colours_figure',
 ]
 
 # %% ../nbs/08_attention.ipynb #last-attention
