@@ -141,16 +141,16 @@ def rand_index(table: np.ndarray) -> float:
     return (pairs(table) - expected) / (highest - expected) if highest > expected else float('nan')
 
 # %% ../../nbs/engine/08_1_segments.ipynb #segments-figure
-# Okabe and Ito 2008, "Color Universal Design", from dark to light
+# each lighter than the one before, so that they stay apart in grey; neighbours differ in hue
 GROUP_COLOURS = (
     '#000000',
-    '#0072b2',
-    '#d55e00',
-    '#009e73',
-    '#cc79a7',
-    '#56b4e9',
-    '#e69f00',
-    '#f0e442',
+    '#2b1a7a',
+    '#a3203a',
+    '#0a93a8',
+    '#de7c30',
+    '#8ed468',
+    '#fadb5e',
+    '#dfecfb',
 )
 
 
