@@ -140,7 +140,7 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise ValueError(f'opacity={opacity} must be from 0 to 1')
     grey = (picture * torch.tensor(GREY)[:, None, None]).sum(0)
-    ax.imshow(grey.numpy(), cmap='gray', vmin=0, vmax=1)
+    ax.imshow(grey.numpy(), cmap='gray', vmin=-1, vmax=1)  # light: dark ground is no low weight
     ax.axis('off')
     h, w = picture.shape[1:]
     return ax.imshow(

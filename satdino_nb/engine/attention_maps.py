@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'MOST_ROLLOUT', 'Attention', 'kernel_weights', 'KernelWatch', 'attention_maps', 'attention_rollout',
-           'attention_map', 'relative', 'attention_mass', 'class_attention']
+           'attention_map', 'relative', 'attention_mass', 'class_sums', 'class_attention']
 
 # %% ../../nbs/engine/08_attention_maps.ipynb #am-imports
 from collections.abc import Callable, Sequence
@@ -333,6 +333,18 @@ def attention_mass(weights: torch.Tensor, keep: float = 0.6) -> torch.Tensor:
     return torch.zeros_like(chosen).scatter(-1, place, chosen)
 
 # %% ../../nbs/engine/08_attention_maps.ipynb #class-attention
+def class_sums(weights: torch.Tensor, mask: torch.Tensor, classes: int) -> torch.Tensor:
+    """Attention on each class of a mask in multiples of the mean, and its area: `(classes, 2)`.
+
+    - `weights`, `mask`, `classes`: as of `class_attention`. Both sums are in patches.
+
+        class_sums(torch.ones(2, 2), torch.zeros(8, 8), 2)   # [[4, 4], [0, 0]]
+    """
+    each = torch.stack([(mask == c).float() for c in range(classes)])
+    area = F.adaptive_avg_pool2d(each, (weights.shape[0], weights.shape[1]))
+    return torch.stack([(area * relative(weights)).sum((1, 2)), area.sum((1, 2))], 1)
+
+
 def class_attention(weights: torch.Tensor, mask: torch.Tensor, classes: int) -> torch.Tensor:
     """Mean attention on each class of a mask, in multiples of the mean over the picture.
 
@@ -344,7 +356,5 @@ def class_attention(weights: torch.Tensor, mask: torch.Tensor, classes: int) -> 
 
         class_attention(attention.map('gsd')[0], mask, len(MASK_CLASSES))
     """
-    each = torch.stack([(mask == c).float() for c in range(classes)])
-    area = F.adaptive_avg_pool2d(each, (weights.shape[0], weights.shape[1]))
-    relative = weights / weights.mean().clamp(min=1e-12)
-    return (area * relative).sum((1, 2)) / area.sum((1, 2))
+    total, area = class_sums(weights, mask, classes).unbind(1)
+    return total / area
