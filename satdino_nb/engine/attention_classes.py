@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .attention_figures import token_names, way_name
-from .attention_maps import attention_map, class_sums
+from .attention_maps import attention_maps, attention_rollout, class_sums
 from .baselines import untrained
 from .drawing import MASK_CLASSES
 from .estimates import over_seeds
@@ -29,33 +29,39 @@ from ..intervals import Estimate, Spread, bootstrap, difference
 def scene_sums(
     model: Any,
     scenes: Sequence[Render],
-    token: str,
+    tokens: Sequence[str],
     classes: int,
     head: int | str | None = None,
     layer: int = -1,
     batch_size: int = 32,
 ) -> np.ndarray:
-    """`(N, classes, 2)`: attention in multiples of each scene's mean on a class, and its area.
+    """`(tokens, N, classes, 2)`: attention in multiples of a scene's mean on a class, and its area.
 
     - `scenes`: N of them, of one size in pixels; `ValueError` for paths or none.
-    - `token`, `head`, `layer`: as of `attention_map`.
+    - `tokens`: some of 'cls' and 'gsd'; `head`, `layer`: as of `attention_map`.
     - `classes`: how many, numbers of the masks; others are left out.
     - `batch_size`: scenes at a time.
 
-        scene_sums(model, [scene('suburb', 3, 0.5, 64)], 'cls', 8)
+        scene_sums(model, [scene('suburb', 3, 0.5, 64)], ('cls',), 8)
     """
     if isinstance(scenes, str) or not len(scenes) or not hasattr(scenes[0], 'mask'):
         raise ValueError('scenes with masks are needed: [scene(land_use, number, gsd, size), ...]')
     device = next(model.parameters()).device
-    out = []
+    out: list[list[np.ndarray]] = []
     for k in range(0, len(scenes), batch_size):
         part = scenes[k : k + batch_size]
         x = model.normalisation(torch.stack([s.image for s in part]).to(device))
         gsd = torch.tensor([s.gsd for s in part], device=device)
         known = gsd if getattr(model, 'gsd_name', None) else None  # peers that read it
-        maps = attention_map(model, x, token, head, layer, known).float().cpu()
-        out += [class_sums(m, s.mask, classes).numpy() for m, s in zip(maps, part)]
-    return np.stack(out)
+        if head == 'rollout':
+            found = attention_rollout(model, x, known)
+        else:
+            found = attention_maps(model, x, (layer,), gsd=known)[0]
+        way = None if head == 'rollout' else head
+        for maps in zip(*(found.map(t, way).float().cpu() for t in tokens)):
+            mask = scenes[len(out)].mask
+            out.append([class_sums(m, mask, classes).numpy() for m in maps])
+    return np.array(out).swapaxes(0, 1)
 
 
 def mean_on_class(sums: np.ndarray) -> float:
@@ -94,6 +100,7 @@ def attention_by_class(
     layer: int = -1,
     seeds: int = 5,
     resamples: int = 1000,
+    controls: Sequence[Any] | None = None,
 ) -> list[ClassAttention]:
     """Attention of each token on each class of ground, beside untrained networks.
 
@@ -103,18 +110,22 @@ def attention_by_class(
     - `head`, `layer`: as of `attention_map`.
     - `seeds`: how many untrained networks.
     - `resamples`: of the bootstrap over scenes.
+    - `controls`: untrained networks in place of `seeds`, for peers that cannot be started afresh.
 
     Classes that fewer than two scenes show are left out. 95 % intervals.
 
         attention_by_class(model, [scene('suburb', k, 0.5, 64) for k in range(20)])
     """
-    if seeds < 1:
+    if controls is None:
+        controls = [untrained(model, seed) for seed in range(seeds)]
+    if not len(controls):
         raise ValueError(f'seeds={seeds}: a map without a control is no evidence; 1 or more')
-    controls = [untrained(model, seed) for seed in range(seeds)]
     out = []
-    for token in token_names(model):
-        sums = scene_sums(model, scenes, token, len(classes), head, layer)
-        drawn = [scene_sums(c, scenes, token, len(classes), head, layer) for c in controls]
+    tokens = token_names(model)
+    asked = (scenes, tokens, len(classes), head, layer)
+    trained = scene_sums(model, *asked)
+    fresh = np.stack([scene_sums(c, *asked) for c in controls], 1)  # (tokens, seeds, N, classes, 2)
+    for token, sums, drawn in zip(tokens, trained, fresh):
         for c, name in enumerate(classes):
             here = sums[:, c, 1] > 0
             if here.sum() < 2:

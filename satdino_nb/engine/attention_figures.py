@@ -313,7 +313,7 @@ def attention_figure(
     head: int | str | None = None,
     layer: int = -1,
     opacity: float = 0.6,
-    control: bool = False,
+    control: Any = False,
     seed: int = 0,
     axes: Any = None,
 ) -> Figure | SubFigure:
@@ -326,7 +326,8 @@ def attention_figure(
     - `head`: index of a head; None: the mean over heads; 'max'; 'rollout'.
     - `layer`: index of the block; negative ones count from the last.
     - `opacity`: of the weights over the picture, 0 to 1.
-    - `control`: below, the same of an untrained network, whose weights `seed` draws.
+    - `control`: True: below, the same of an untrained network, whose weights `seed` draws; or that
+      network itself, for peers that cannot be started afresh.
     - `axes`: where to draw: one for the picture and one for each token, twice that with `control`.
 
     Weights are relative to an even spread (1), with one colour bar for all maps, cut at the highest
@@ -336,7 +337,11 @@ def attention_figure(
     """
     picture, gsd = tile_picture(model, tile, size)
     tokens = token_names(model)
-    nets = {'': model} | ({f', untrained (seed {seed})': untrained(model, seed)} if control else {})
+    nets = {'': model}
+    if control is not False and control is not None:
+        own = control is True
+        name = f', untrained (seed {seed})' if own else ', untrained'
+        nets[name] = untrained(model, seed) if own else control
     maps = {
         f'{t.upper()} token, {way_name(head, layer)}{name}': tile_map(
             net, tile, size, t, head, layer
@@ -348,7 +353,7 @@ def attention_figure(
     fig, cells = panels(len(nets), 1 + len(tokens), axes, 3.2, h / w)
     first = cells.pop(0)
     show_picture(picture, gsd, first)
-    if control:
+    if len(nets) > 1:
         cells.pop(len(tokens)).axis('off')  # below the picture
     colour_bar(overlays(picture, maps, cells, opacity), cells)
     return fig
