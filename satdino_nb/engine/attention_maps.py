@@ -232,7 +232,7 @@ def attention_maps(
     """
     blocks = blocks_of(model)
     layers = layer_numbers(blocks, layers)
-    if gsd is not None and len(x) > 1:  # a peer may group images by GSD: one at a time
+    if gsd is not None and len(gsd.unique()) > 1:  # a peer may group images by GSD
         each = zip(
             *(attention_maps(model, a[None], layers, heads, g[None]) for a, g in zip(x, gsd))
         )
@@ -261,7 +261,7 @@ def attention_rollout(model: Any, x: torch.Tensor, gsd: torch.Tensor | None = No
         attention_rollout(model, x).map('gsd').shape   # (B, h, w)
     """
     blocks = blocks_of(model)
-    if gsd is not None and len(x) > 1:
+    if gsd is not None and len(gsd.unique()) > 1:
         pairs = zip(x, gsd)
         return joined([attention_rollout(model, a[None], g[None]) for a, g in pairs])
     layers = range(len(blocks))
