@@ -297,7 +297,7 @@ def moves_figure(rows: Sequence[Moved], ax: Axes | None = None) -> Axes:
     ax.set_xlabel('how far the estimate moves (octaves: 1 is twice as coarse)', fontsize=9)
     ax.grid(axis='x', color='0.9')
     ax.set_axisbelow(True)
-    ax.legend(fontsize=8, loc='lower right')
+    ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=1 + len(names))
     return ax
 
 # %% ../../nbs/engine/08_what_moves.ipynb #wm-scales-figure
