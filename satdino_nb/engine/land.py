@@ -180,9 +180,7 @@ def somewhere(world: World, seed: int = 0) -> tuple:
     return y * math.cos(a) - x * math.sin(a), y * math.sin(a) + x * math.cos(a)
 
 
-def scene(
-    land_use: str, seed: int, gsd: float, size=128, without: Sequence[str] = ()
-) -> Render:
+def scene(land_use: str, seed: int, gsd: float, size=128, without: Sequence[str] = ()) -> Render:
     """The picture that a land use, a seed and a GSD stand for, as in the samples' manifest.
 
     Arguments:
