@@ -20,7 +20,7 @@ from .datasets import DatasetTiles
 from .estimates import Estimate, bootstrap
 from .land import make_world, render, somewhere
 from .layouts import Map, check_rows
-from .map_figures import axes_or_new, check_page, fit_page, write_caption
+from .map_figures import axes_or_new, check_page, free_page, write_caption
 from .markup import as_label
 from .tiles import Tiles
 
@@ -215,5 +215,5 @@ def scale_path_figure(
         bar = fig.colorbar(points, ax=ax, ticks=ticks, format=lambda v, _: f'{10**v:.2g}')
         bar.set_label('GSD (m/px); ring: finest, square: coarsest', fontsize=8)
     write_caption(ax, layout, size)
-    fit_page(ax, np.concatenate([layout.xy, *paths.values()]), 12)
+    free_page(ax)
     return fig
