@@ -320,7 +320,7 @@ def colour_map_figure(
       another number of them. NaN and infinity are unknown, drawn as grey crosses.
     - `label`: what they are, with their unit.
     - `scale`: of a quantity, 'linear', 'log' (`ValueError` unless all known ones are positive) or
-      'signed': upward triangles above 0, downward ones below, coloured by size.
+      'signed': upward triangles above 0, downward ones below, coloured by size, the largest 2 % alike.
     - `size`: height of the figure, in inches.
     - `ax`: axes to draw on; None: a new figure.
 
@@ -368,7 +368,9 @@ def draw_quantity(ax: Axes, xy: np.ndarray, values: np.ndarray, label: str, scal
     if not known.any():
         ax.set_title(as_label(f'{label}: unknown'), fontsize=8)
         return
-    ends = (shown[known].min(), shown[known].max())
+    low, high = shown[known].min(), shown[known].max()
+    if scale == 'signed':  # a single large error dims no other
+        low, high = 0, np.quantile(shown[known], 0.98)
     marks = {'^': values > 0, 'v': values < 0, 'o': values == 0} if scale == 'signed' else {}
     for marker, part in (marks or {'o': known}).items():
         chosen = part & known
@@ -379,11 +381,11 @@ def draw_quantity(ax: Axes, xy: np.ndarray, values: np.ndarray, label: str, scal
                 s=14,
                 marker=marker,
                 cmap=colormaps['cividis'],
-                vmin=ends[0],
-                vmax=ends[1],
+                vmin=low,
+                vmax=high,
                 linewidths=0,
             )
-    ticks: dict[str, Any] = {}
+    ticks: dict[str, Any] = dict(extend='max') if scale == 'signed' else {}
     if scale == 'log':
         steps = np.log10([a * 10.0**e for e in range(-3, 5) for a in (1, 3)])
         ticks = dict(ticks=steps, format=lambda v, _: f'{10**v:.2g}')

@@ -151,9 +151,10 @@ def spread_figure(
         )
     ax.axvline(1, color='0.6', lw=0.8, ls=':')
     ax.set_yticks(range(len(rows)), [as_label(c) for c in rows], fontsize=8)
-    ax.set_xlabel('distance of one place to itself at other GSDs / distance between classes')
+    words = 'distance of one place to itself at other GSDs / distance between classes'
+    ax.set_xlabel(words, fontsize=8)
     ax.set_xlim(left=0)
-    ax.legend(loc='upper center', bbox_to_anchor=(0.5, -0.09), ncols=3, frameon=False, fontsize=8)
+    ax.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8)
     ax.grid(axis='y', lw=0.3)
     return fig
 
@@ -185,7 +186,7 @@ def scale_path_figure(
         if np.shape(xy) != (len(log), 2) or not np.isfinite(xy).all():
             raise ValueError(f'{name}: {np.shape(xy)} places for {len(log)} GSDs, all finite')
     fig, ax = axes_or_new(ax, 1.35 * size, size)
-    ax.scatter(*layout.xy.T, s=4, color='0.85', linewidths=0, zorder=1)
+    ax.scatter(*layout.xy.T, s=5, color='0.7', linewidths=0, zorder=1)
     for j, (name, xy) in enumerate(paths.items()):
         ax.plot(*xy.T, color='0.35', lw=1, ls=('-', '--', ':', '-.')[j % 4], zorder=2)
         points = ax.scatter(
