@@ -320,7 +320,8 @@ def colour_map_figure(
       another number of them. NaN and infinity are unknown, drawn as grey crosses.
     - `label`: what they are, with their unit.
     - `scale`: of a quantity, 'linear', 'log' (`ValueError` unless all known ones are positive) or
-      'signed': upward triangles above 0, downward ones below, coloured by size, the largest 2 % alike.
+      'signed': upward triangles above 0, downward ones below, coloured by size, the largest 2 %
+      alike.
     - `size`: height of the figure, in inches.
     - `ax`: axes to draw on; None: a new figure.
 
