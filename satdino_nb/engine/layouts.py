@@ -426,6 +426,8 @@ def unchanged_process() -> Iterator[None]:
         with warnings.catch_warnings():
             # we place no new points
             warnings.filterwarnings('ignore', message='precomputed_knn')
+            # with all tiles as neighbours the fuzzy set is fitted to one fewer
+            warnings.filterwarnings('ignore', message='n_neighbors is larger')
             yield
     finally:
         torch.set_num_threads(threads)
@@ -524,7 +526,7 @@ def maps_in_turn(
         elif n < 4:
             raise ValueError(f'{method} of {n} tiles; it needs at least 4, PCA lays out fewer')
         elif method == 'UMAP':
-            yield method, umap_map(features, k=min(15, n), seed=seed, cache=cache)
+            yield method, umap_map(features, k=min(15, n - 1), seed=seed, cache=cache)
         else:
             perplexity = min(30.0, (n - 1) / 3)
             yield method, tsne_map(features, perplexity, seed=seed, cache=cache)
