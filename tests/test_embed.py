@@ -49,13 +49,19 @@ def test_umap_leaves_the_process_alone_and_is_the_same_in_another():
 
 def test_maps_are_drawn_without_pyplot():
     code = STATE + (
-        'from satdino_nb.embed import Map, gsd_map_figure, map_figure, pca_map\n'
+        'from satdino_nb import embed\n'
         'from satdino_nb.engine.tiles import sample_tiles\n'
         'tiles = sample_tiles("test")\n'
-        'layout = pca_map(torch.eye(90))\n'
+        'layout = embed.pca_map(torch.eye(90))\n'
+        'walk, kinds = layout.xy[:3], [f"p{k // 2}" for k in range(90)]\n'
+        'spread = embed.scale_spread(torch.eye(90), kinds, kinds, resamples=9)\n'
         'before = state()\n'
-        'map_figure(layout, tiles)\n'
-        'gsd_map_figure(layout, np.array(tiles.gsds))\n'
+        'embed.map_figure(layout, tiles)\n'
+        'embed.gsd_map_figure(layout, np.array(tiles.gsds))\n'
+        'embed.colour_map_figure(layout, np.arange(90.0) - 9, "error", "signed")\n'
+        'embed.groups_map_figure(layout, tiles.labels)\n'
+        'embed.scale_path_figure(layout, {"a": walk}, (1, 2, 4))\n'
+        'embed.spread_figure({"model": spread})\n'
         'assert state() == before and "umap" not in sys.modules\n'
         'print("matplotlib.pyplot" in sys.modules)'
     )
