@@ -108,18 +108,21 @@ export function zoomed(view, size, times, left, top, whole) {
 
 // ---- markers ----------------------------------------------------------------------------
 
-const SHAPES = {
-  circle: (c, m, r) => c.arc(m, m, r, 0, 2 * Math.PI),
-  square: (c, m, r) => c.rect(m - 0.85 * r, m - 0.85 * r, 1.7 * r, 1.7 * r),
-  diamond: (c, m, r) => corners(c, [[m, m - 1.2 * r], [m + 1.2 * r, m], [m, m + 1.2 * r], [m - 1.2 * r, m]]),
-  up: (c, m, r) => corners(c, [[m, m - 1.1 * r], [m + 1.1 * r, m + 0.9 * r], [m - 1.1 * r, m + 0.9 * r]]),
-  down: (c, m, r) => corners(c, [[m, m + 1.1 * r], [m + 1.1 * r, m - 0.9 * r], [m - 1.1 * r, m - 0.9 * r]]),
-  cross: (c, m, r) => {
-    const [a, b] = [0.35 * r, 1.1 * r];
-    corners(c, [[-a, -b], [a, -b], [a, -a], [b, -a], [b, a], [a, a], [a, b], [-a, b], [-a, a],
-      [-b, a], [-b, -a], [-a, -a]].map(([x, y]) => [m + x, m + y]));
-  },
+const OUTLINES = { // corners, in radii from the middle
+  square: [[-0.85, -0.85], [0.85, -0.85], [0.85, 0.85], [-0.85, 0.85]],
+  diamond: [[0, -1.2], [1.2, 0], [0, 1.2], [-1.2, 0]],
+  up: [[0, -1.1], [1.1, 0.9], [-1.1, 0.9]],
+  down: [[0, 1.1], [1.1, -0.9], [-1.1, -0.9]],
+  cross: [
+    [-0.35, -1.1], [0.35, -1.1], [0.35, -0.35], [1.1, -0.35], [1.1, 0.35], [0.35, 0.35],
+    [0.35, 1.1], [-0.35, 1.1], [-0.35, 0.35], [-1.1, 0.35], [-1.1, -0.35], [-0.35, -0.35],
+  ],
 };
+
+function outline(context, shape, middle, radius) {
+  if (shape === 'circle') return context.arc(middle, middle, radius, 0, 2 * Math.PI);
+  corners(context, OUTLINES[shape].map((p) => p.map((v) => middle + v * radius)));
+}
 
 function corners(context, points) {
   points.forEach(([x, y], k) => (k ? context.lineTo(x, y) : context.moveTo(x, y)));
@@ -133,7 +136,7 @@ function markerCanvas(colour, shape, radius) {
   canvas.width = canvas.height = side;
   const context = canvas.getContext('2d');
   context.beginPath();
-  SHAPES[shape](context, side / 2, radius);
+  outline(context, shape, side / 2, radius);
   context.lineWidth = Math.max(1, radius * 0.35);
   context.strokeStyle = 'white';
   context.stroke();
@@ -142,29 +145,38 @@ function markerCanvas(colour, shape, radius) {
   return canvas;
 }
 
-/** A marker as a list of pixels, which is copied quicker than a canvas draws a canvas. */
-function stamp(colour, shape, radius) {
+/** A marker as pixels of a picture `width` wide: copying them is quicker than `drawImage`. */
+function stamp(colour, shape, radius, width) {
   const canvas = markerCanvas(colour, shape, radius);
   const side = canvas.width;
+  const half = side >> 1;
   const data = canvas.getContext('2d').getImageData(0, 0, side, side).data;
-  const pixels = [];
+  const solid = []; // [offset, colour]
+  const edge = []; // those that let something through
   for (let k = 0; k < side * side; k++) {
     const [r, g, b, a] = data.subarray(4 * k, 4 * k + 4);
-    if (a > 8) pixels.push([(k % side) - (side >> 1), Math.floor(k / side) - (side >> 1), r, g, b, a]);
+    const at = (Math.floor(k / side) - half) * width + (k % side) - half;
+    const packed = ((a << 24) | (b << 16) | (g << 8) | r) >>> 0;
+    if (a > 240) solid.push([at, packed]);
+    else if (a > 15) edge.push([at, packed]);
   }
-  const column = (j, Kind) => Kind.from(pixels, (p) => p[j]);
-  const colours = Uint32Array.from(pixels, ([, , r, g, b, a]) => ((a << 24) | (b << 16) | (g << 8) | r) >>> 0);
-  return { n: pixels.length, dx: column(0, Int16Array), dy: column(1, Int16Array), colours, half: side >> 1 };
+  return { half, ...lists('solid', solid), ...lists('edge', edge) };
 }
 
+function lists(name, pixels) {
+  const offsets = Int32Array.from(pixels, (p) => p[0]);
+  const colours = Uint32Array.from(pixels, (p) => p[1]);
+  return { [name]: offsets, [`${name}Colours`]: colours };
+}
+
+/** A colour over another, both packed as 0xAABBGGRR; red and blue are mixed in one go. */
 function blend(below, above) {
+  if (below >>> 24 === 0) return above;
   const a = above >>> 24;
-  if (a > 247 || below >>> 24 === 0) return above;
-  const mix = (shift) => {
-    const [u, v] = [(below >>> shift) & 255, (above >>> shift) & 255];
-    return u + (((v - u) * a) >> 8);
-  };
-  return ((Math.max(below >>> 24, a) << 24) | (mix(16) << 16) | (mix(8) << 8) | mix(0)) >>> 0;
+  const b = 256 - a;
+  const redBlue = (((above & 0xff00ff) * a + (below & 0xff00ff) * b) >>> 8) & 0xff00ff;
+  const green = (((above & 0x00ff00) * a + (below & 0x00ff00) * b) >>> 8) & 0x00ff00;
+  return ((below & 0xff000000) | redBlue | green) >>> 0;
 }
 
 // ---- the map ----------------------------------------------------------------------------
@@ -175,6 +187,9 @@ function element(kind, attributes = {}, text = '') {
   made.textContent = text;
   return made;
 }
+
+const KEY = { type: 'button', class: 'satdino-map-key' };
+const panel = (name, more = {}) => element('div', { class: name, ...more });
 
 class TileMap {
   constructor(model, el) {
@@ -196,24 +211,25 @@ class TileMap {
   // what the page holds
 
   build(el) {
-    this.root = element('div', { class: 'satdino-map', role: 'group', 'aria-label': 'map of tiles' });
-    this.bar = element('div', { class: 'satdino-map-bar', role: 'toolbar', 'aria-label': 'map' });
-    this.stage = element('div', { class: 'satdino-map-stage' });
+    this.root = panel('satdino-map', { role: 'group', 'aria-label': 'map of tiles' });
+    this.bar = panel('satdino-map-bar', { role: 'toolbar', 'aria-label': 'map' });
+    this.stage = panel('satdino-map-stage');
     this.base = element('canvas', { 'aria-hidden': 'true' });
-    this.top = element('canvas', { tabindex: '0', role: 'application', 'aria-roledescription': 'map' });
-    this.tip = element('div', { class: 'satdino-map-tip', hidden: '' });
+    const reads = { role: 'application', 'aria-roledescription': 'map' };
+    this.top = element('canvas', { tabindex: '0', ...reads });
+    this.tip = panel('satdino-map-tip', { hidden: '' });
     this.tipPicture = element('img', { alt: '' });
     this.tipWords = element('div');
     this.tip.append(this.tipPicture, this.tipWords);
-    this.side = element('div', { class: 'satdino-map-side' });
+    this.side = panel('satdino-map-side');
     this.legend = element('div', { role: 'group', 'aria-label': 'legend' });
     this.near = element('div', { role: 'group', 'aria-label': 'neighbours' });
     this.chosenRows = element('div', { role: 'group', 'aria-label': 'selection' });
-    this.status = element('div', { class: 'satdino-map-status', role: 'status', 'aria-live': 'polite' });
-    this.words = element('div', { class: 'satdino-map-caption' });
+    this.status = panel('satdino-map-status', { role: 'status', 'aria-live': 'polite' });
+    this.words = panel('satdino-map-caption');
     this.stage.append(this.base, this.top, this.tip);
     this.side.append(this.legend, this.near, this.chosenRows);
-    const middle = element('div', { class: 'satdino-map-middle' });
+    const middle = panel('satdino-map-middle');
     middle.append(this.stage, this.side);
     this.root.append(this.bar, middle, this.status, this.words);
     this.buildBar();
@@ -235,7 +251,8 @@ class TileMap {
     button('+', 'zoom in', () => this.zoom(1.5, ...middle()));
     button('−', 'zoom out', () => this.zoom(1 / 1.5, ...middle()));
     button('Whole', 'show the whole map', () => this.showWhole());
-    this.lassoButton = button('Lasso', 'lasso: draw around tiles (or Shift and drag)', () => this.setLasso(!this.lassoing));
+    const lasso = 'lasso: draw around tiles (or Shift and drag)';
+    this.lassoButton = button('Lasso', lasso, () => this.setLasso(!this.lassoing));
     this.setLasso(false);
     button('Clear', 'clear the selection', () => this.clear());
     this.menu.addEventListener('change', () => {
@@ -258,7 +275,9 @@ class TileMap {
     this.n = this.xy.length / 2;
     this.grid = gridIndex(this.xy);
     this.words.textContent = this.model.get('caption');
-    for (const name of this.model.get('columns')) this.menu.append(element('option', { value: name }, name));
+    for (const name of this.model.get('columns')) {
+      this.menu.append(element('option', { value: name }, name));
+    }
     this.top.setAttribute('aria-label', `map of ${this.n} tiles. ${HELP}`);
     this.readColours();
     this.readSelection();
@@ -297,7 +316,7 @@ class TileMap {
   }
 
   listen() {
-    const on = (events, f) => this.model.on(events, f, this);
+    const on = (names, f) => names.split(' ').forEach((name) => this.model.on(name, f));
     on('change:codes change:marks change:colour', () => this.readColours());
     on('change:selection', () => this.readSelection());
     on('change:chosen change:near', () => this.readNear());
@@ -330,7 +349,7 @@ class TileMap {
     const rows = [element('b', {}, this.model.get('colour'))];
     const marks = this.marks.filter((m) => m.label);
     for (const mark of marks) {
-      const row = element('button', { type: 'button', 'aria-pressed': 'false', class: 'satdino-map-key' });
+      const row = element('button', { ...KEY, 'aria-pressed': 'false' });
       row.append(markerCanvas(mark.colour, mark.shape, 5), element('span', {}, mark.label));
       row.addEventListener('click', () => this.emphasise(mark.code, row));
       rows.push(row);
@@ -353,7 +372,7 @@ class TileMap {
     const list = element('ol');
     for (const row of this.rings) {
       const item = element('li');
-      const button = element('button', { type: 'button', class: 'satdino-map-key' }, row.words);
+      const button = element('button', KEY, row.words);
       button.addEventListener('click', () => this.choose(row.index));
       button.addEventListener('mouseenter', () => this.point(row.index));
       button.addEventListener('mouseleave', () => this.point(-1));
@@ -369,7 +388,8 @@ class TileMap {
     const n = this.selected.length;
     this.root.dataset.selected = n;
     if (!n) return this.chosenRows.replaceChildren();
-    const code = n <= 200 ? `tiles.subset([${Array.from(this.selected).join(', ')}])` : 'tiles.subset(the_map.selected)';
+    const rows = n <= 200 ? `[${Array.from(this.selected).join(', ')}]` : 'the_map.selected';
+    const code = `tiles.subset(${rows})`;
     const field = element('input', { readonly: '', 'aria-label': 'selection as code' });
     field.value = code;
     const copy = element('button', { type: 'button' }, 'Copy');
@@ -401,14 +421,15 @@ class TileMap {
     this.model.send({ kind: 'picture', view: this.id, number: this.number, index });
     this.timer = setTimeout(() => {
       this.waiting = null;
-      this.say('The kernel is busy or gone: pictures come when it answers; else run the cell again.');
+      this.say('No picture: the kernel is busy or gone. If it stays so, run the cell again.');
     }, PATIENCE);
   }
 
   answered(message, buffers) {
     if (message.kind === 'saved') return this.say(message.words);
     if (message.kind !== 'picture') return;
-    const url = buffers?.length ? URL.createObjectURL(new Blob([buffers[0]], { type: 'image/jpeg' })) : '';
+    const blob = buffers?.length && new Blob([buffers[0]], { type: 'image/jpeg' });
+    const url = blob ? URL.createObjectURL(blob) : '';
     this.keep(message.index, { url, words: message.words });
     if (message.view === this.id && this.waiting?.number === message.number) {
       clearTimeout(this.timer);
@@ -487,7 +508,8 @@ class TileMap {
   }
 
   under(left, top) {
-    return nearest(this.grid, ...fromScreen(this.view, this.size, left, top), REACH / this.view.scale);
+    const here = fromScreen(this.view, this.size, left, top);
+    return nearest(this.grid, ...here, REACH / this.view.scale);
   }
 
   down(e) {
@@ -496,8 +518,9 @@ class TileMap {
     this.top.focus();
     this.top.setPointerCapture(e.pointerId);
     const here = this.at(e);
-    const lasso = e.shiftKey || this.lassoing;
-    this.drag = { from: here, view: this.view, path: lasso ? [here] : null, add: e.ctrlKey || e.metaKey, moved: false };
+    const path = e.shiftKey || this.lassoing ? [here] : null;
+    const add = e.ctrlKey || e.metaKey;
+    this.drag = { from: here, view: this.view, path, add, moved: false };
     this.point(-1);
   }
 
@@ -557,7 +580,8 @@ class TileMap {
     const [w, h] = this.size;
     if (arrow && e.shiftKey) {
       const step = 60 / this.view.scale;
-      this.look({ ...this.view, x: this.view.x + arrow[0] * step, y: this.view.y + arrow[1] * step });
+      const { x, y, scale } = this.view;
+      this.look({ x: x + arrow[0] * step, y: y + arrow[1] * step, scale });
     } else if (arrow) this.walk(...arrow);
     else if (e.key === '+' || e.key === '=') this.zoom(1.25, w / 2, h / 2);
     else if (e.key === '-') this.zoom(0.8, w / 2, h / 2);
@@ -595,6 +619,7 @@ class TileMap {
     }
     this.buffer = this.base.getContext('2d').createImageData(this.base.width, this.base.height);
     this.pixels = new Uint32Array(this.buffer.data.buffer);
+    this.stamps = null; // they fit one width
     const before = this.whole;
     this.whole = Math.min(...this.size) * 0.92;
     if (!this.view) this.showWhole();
@@ -626,9 +651,12 @@ class TileMap {
 
   makeStamps() {
     const r = this.radius();
+    const width = this.base.width;
     this.stamps = [];
-    for (const { code, colour, shape } of this.marks) this.stamps[code] = stamp(colour, shape, r);
-    this.grey = stamp('#d8d8d8', 'circle', r * 0.7);
+    for (const { code, colour, shape } of this.marks) {
+      this.stamps[code] = stamp(colour, shape, r, width);
+    }
+    this.grey = stamp('#d8d8d8', 'circle', r * 0.7, width);
   }
 
   draw() {
@@ -651,36 +679,48 @@ class TileMap {
   }
 
   isDim(i) {
-    return (this.isSelected && !this.isSelected[i]) || (this.emphasis >= 0 && this.codes[i] !== this.emphasis);
+    const outside = this.isSelected && !this.isSelected[i];
+    return outside || (this.emphasis >= 0 && this.codes[i] !== this.emphasis);
   }
 
   paint() {
     const began = performance.now();
     if (!this.stamps) this.makeStamps();
     this.pixels.fill(0);
-    const anyDim = this.isSelected || this.emphasis >= 0;
-    if (anyDim) for (let i = 0; i < this.n; i++) if (this.isDim(i)) this.put(i, this.grey);
-    for (let i = 0; i < this.n; i++) {
-      if (!anyDim || !this.isDim(i)) this.put(i, this.stamps[this.codes[i]]);
+    const dim = new Uint8Array(this.n);
+    if (this.isSelected || this.emphasis >= 0) {
+      for (let i = 0; i < this.n; i++) dim[i] = this.isDim(i) ? 1 : 0;
+      this.put(dim, 1, () => this.grey);
     }
+    this.put(dim, 0, (i) => this.stamps[this.codes[i]]);
     this.base.getContext('2d').putImageData(this.buffer, 0, 0);
     this.frames += 1;
     this.root.dataset.frames = this.frames;
     this.root.dataset.paint = (performance.now() - began).toFixed(2);
   }
 
-  put(i, mark) {
+  /** Copy the stamps of the points whose `dim` is `which` into the picture. */
+  put(dim, which, stampOf) {
+    const { xy, n, pixels } = this;
     const { width, height } = this.base;
     const scale = this.view.scale * this.ratio;
-    const x = Math.round(width / 2 + (this.xy[2 * i] - this.view.x) * scale);
-    const y = Math.round(height / 2 - (this.xy[2 * i + 1] - this.view.y) * scale);
-    const { n, dx, dy, colours, half } = mark;
-    if (x < half || y < half || x >= width - half || y >= height - half) return;
-    const pixels = this.pixels;
-    const origin = y * width + x;
-    for (let k = 0; k < n; k++) {
-      const at = origin + dy[k] * width + dx[k];
-      pixels[at] = blend(pixels[at], colours[k]);
+    const left = width / 2 - this.view.x * scale + 0.5;
+    const top = height / 2 + this.view.y * scale + 0.5;
+    for (let i = 0; i < n; i++) {
+      if (dim[i] !== which) continue;
+      const x = Math.floor(left + xy[2 * i] * scale);
+      const y = Math.floor(top - xy[2 * i + 1] * scale);
+      const mark = stampOf(i);
+      if (!mark) continue;
+      const half = mark.half;
+      if (x < half || y < half || x >= width - half || y >= height - half) continue;
+      const at = y * width + x;
+      const { solid, solidColours, edge, edgeColours } = mark;
+      for (let k = 0; k < solid.length; k++) pixels[at + solid[k]] = solidColours[k];
+      for (let k = 0; k < edge.length; k++) {
+        const p = at + edge[k];
+        pixels[p] = blend(pixels[p], edgeColours[k]);
+      }
     }
   }
 
@@ -732,8 +772,8 @@ class TileMap {
 }
 
 const HELP =
-  'Drag to pan; click, then wheel or + and - to zoom; Shift and drag to select; arrows go from tile ' +
-  'to tile, Enter shows its neighbours, Space selects it, 0 shows the whole map, Escape clears.';
+  'Drag to pan; click, then wheel or + and - to zoom; Shift and drag to select; arrows go from ' +
+  'tile to tile, Enter shows its neighbours, Space selects it, 0 shows the whole map, Escape clears.';
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 const union = (a, b) => Uint32Array.from(new Set([...a, ...b])).sort();
