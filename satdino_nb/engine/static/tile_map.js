@@ -3,7 +3,6 @@
 // Arithmetic comes first and knows no page; `TileMap` draws; `render` is what anywidget calls.
 // Names of files and classes only ever become text (`textContent`), never markup.
 
-const UNKNOWN = 255; // the code of a tile that has no value in a column
 const REACH = 14; // how far from a point, in CSS pixels, the pointer still means it
 const PATIENCE = 4000; // milliseconds after which an unanswered question is given up
 const KEPT = 300; // pictures that are kept
@@ -773,7 +772,8 @@ class TileMap {
 
 const HELP =
   'Drag to pan; click, then wheel or + and - to zoom; Shift and drag to select; arrows go from ' +
-  'tile to tile, Enter shows its neighbours, Space selects it, 0 shows the whole map, Escape clears.';
+  'tile to tile, Enter shows its neighbours, Space selects it, 0 shows the whole map, Escape ' +
+  'clears.';
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
 
 const union = (a, b) => Uint32Array.from(new Set([...a, ...b])).sort();
