@@ -246,7 +246,7 @@ def test_the_page_is_named_for_readers_of_screens(page):
 
 def test_saved_and_reopened_it_shows_a_picture(page, lab):
     *_, folder, address = lab
-    stills = page.locator('.jp-OutputArea-output img')
+    stills = page.locator('.jp-RenderedImage img')
     assert stills.count() == 1 and not stills.first.is_visible()  # the widget lives: it is hidden
     page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
     saved = folder / 'work' / 'map.ipynb'
@@ -262,7 +262,7 @@ def test_saved_and_reopened_it_shows_a_picture(page, lab):
     assert html.count('src="data:image/jpeg;base64,') == 1
     other = page.context.new_page()
     open_notebook(other, address('old.ipynb'), run=False)
-    still = other.locator('.jp-OutputArea-output img')
+    still = other.locator('.jp-RenderedImage img')
     still.wait_for()
     other.get_by_text('model not found').wait_for()
     assert still.is_visible() and still.evaluate('e => e.naturalWidth') > 300
