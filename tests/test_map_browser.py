@@ -247,7 +247,8 @@ def test_the_page_is_named_for_readers_of_screens(page):
 def test_saved_and_reopened_it_shows_a_picture(page, lab):
     *_, folder, address = lab
     stills = page.locator('.jp-RenderedImage img')
-    assert stills.count() == 1 and not stills.first.is_visible()  # the widget lives: it is hidden
+    assert stills.count() == 1
+    stills.first.wait_for(state='hidden')  # while the widget lives
     page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
     saved = folder / 'work' / 'map.ipynb'
     for _ in range(100):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'SHAPES', 'UNKNOWN', 'MOST', 'STEPS', 'HOW_TO', 'check_places', 'packed_places', 'mark', 'class_codes',
-           'unknown_mark', 'quantity_codes', 'colour_codes', 'hover_picture', 'tile_words', 'write_index', 'Neighbour',
-           'MapState', 'check_k', 'unit_rows', 'all_columns', 'load_anywidget', 'kernel_runs', 'static_text',
-           'view_class', 'MapAnswers', 'free_name', 'MapWidget', 'still_picture', 'link_map', 'link_explorer',
-           'tile_key']
+           'unknown_mark', 'quantity_codes', 'colour_codes', 'hover_picture', 'class_name', 'tile_words', 'write_index',
+           'Neighbour', 'MapState', 'check_k', 'unit_rows', 'all_columns', 'load_anywidget', 'kernel_runs',
+           'static_text', 'view_class', 'MapAnswers', 'free_name', 'MapWidget', 'still_picture', 'link_map',
+           'link_explorer', 'offered', 'tile_names']
 
 # %% ../../nbs/engine/09_map_widget.ipynb #imports
 import base64
@@ -117,11 +117,14 @@ def unknown_mark(n: int) -> list[dict]:
     return [mark(UNKNOWN, f'unknown ({n})', '#777777', 'cross')] if n else []
 
 
-def quantity_codes(values: np.ndarray, log: bool = False) -> tuple[np.ndarray, list[dict]]:
+def quantity_codes(
+    values: np.ndarray, log: bool = False, unit: str = ''
+) -> tuple[np.ndarray, list[dict]]:
     """Codes `(N,)` uint8 and their marks, for a quantity.
 
     - `values`: `(N,)` floats; NaN or infinity: unknown.
     - `log`: steps of equal ratio; values that are not positive are unknown.
+    - `unit`: follows the numbers of the labels.
 
         codes, marks = quantity_codes(np.array([0.5, 1, 2, np.nan]), log=True)
     """
@@ -140,16 +143,20 @@ def quantity_codes(values: np.ndarray, log: bool = False) -> tuple[np.ndarray, l
     marks = []
     for i in range(STEPS if good.any() else 0):
         at = low + span * i / (STEPS - 1)
-        label = f'{np.exp(at) if log else at:.3g}' if i in (0, 10, 21, STEPS - 1) else ''
-        marks.append(mark(i, label, to_hex(colours[i]), 'circle'))
+        number = f'{np.exp(at) if log else at:.3g} {unit}'.strip()
+        told = i in (0, 10, 21, STEPS - 1)
+        marks.append(mark(i, number if told else '', to_hex(colours[i]), 'circle'))
     return codes, marks + unknown_mark(int((~good).sum()))
 
 
-def colour_codes(values: Sequence, log: bool = False) -> tuple[np.ndarray, list[dict]]:
+def colour_codes(
+    values: Sequence, log: bool = False, unit: str = ''
+) -> tuple[np.ndarray, list[dict]]:
     """`quantity_codes` for numbers, `class_codes` for all else and for few whole numbers.
 
     - `values`: N of them, numbers or anything with a name; None: unknown.
     - `log`: a quantity is shown by its logarithm.
+    - `unit`: of a quantity, for its labels.
 
         colour_codes([0.1, 0.25, 0.2])   # a quantity
         colour_codes([0, 1, 1, 2])       # clusters
@@ -158,7 +165,8 @@ def colour_codes(values: Sequence, log: bool = False) -> tuple[np.ndarray, list[
     numbers = all(isinstance(v, (int, float, np.number)) and not isinstance(v, bool) for v in known)
     whole = numbers and all(float(v).is_integer() for v in known)
     if known and numbers and (log or not whole or len(set(known)) > 20):
-        return quantity_codes(np.array([np.nan if v is None else v for v in values], float), log)
+        known_or_nan = [np.nan if v is None else v for v in values]
+        return quantity_codes(np.array(known_or_nan, float), log, unit)
     return class_codes([None if v is None else visible(v) for v in values])
 
 # %% ../../nbs/engine/09_map_widget.ipynb #hover-picture
@@ -189,6 +197,14 @@ def hover_picture(tile: Tile, size: int = 192) -> bytes:
     return buffer.getvalue()
 
 
+def class_name(tiles: Tiles, i: int) -> str | None:
+    "What the class of tile `i` is called, its number where it has no name; None: it has none."
+    label = tiles.labels[i]
+    if label is None or label < 0:
+        return None
+    return tiles.classes[label] if label < len(tiles.classes) else str(label)
+
+
 def tile_words(tiles: Tiles, i: int) -> str:
     """Number, class, GSD and file of a tile, in one line.
 
@@ -197,10 +213,8 @@ def tile_words(tiles: Tiles, i: int) -> str:
 
         tile_words(tiles, 3)   # 'tile 3: harbour, 0.52 m/px, harbour_03.jpg'
     """
-    label = tiles.labels[i]
-    named = label is not None and 0 <= label < len(tiles.classes)
     gsd = tiles.gsds[i]
-    parts = [tiles.classes[label] if named else 'no class']  # type: ignore[index]
+    parts = [class_name(tiles, i) or 'no class']
     parts.append('GSD unknown' if gsd is None else f'{gsd:.3g} m/px')
     parts.append(Path(tiles.paths[i]).name)
     return f'tile {i}: {", ".join(visible(p) for p in parts if p)}'
@@ -314,7 +328,10 @@ class MapState(traitlets.HasTraits):
 
     def codes(self) -> tuple[np.ndarray, list[dict]]:
         "Codes and marks of the column that colours the points."
-        return colour_codes(self.columns[self.colour], log=self.colour == 'GSD')
+        values = self.columns[self.colour]
+        if self.colour == 'GSD':
+            return colour_codes(values, log=True, unit='m/px')
+        return colour_codes(values)
 
     def distances(self, i: int) -> np.ndarray:
         "From tile `i` to all, `(N,)`: 1 - cosine, or on the page."
@@ -359,7 +376,7 @@ def all_columns(tiles: Tiles, more: Mapping[str, Sequence]) -> dict[str, Sequenc
     - `tiles`: N of them.
     - `more`: N values by name; `ValueError` for another number. Tensors and arrays will do.
     """
-    named = [None if y is None else tiles.classes[y] for y in tiles.labels]
+    named = [class_name(tiles, i) for i in range(len(tiles))]
     columns: dict[str, Sequence] = {'class': named, 'GSD': tiles.gsds}
     for name, values in more.items():
         values = values.tolist() if hasattr(values, 'tolist') else list(values)
@@ -690,26 +707,22 @@ def link_map(state: MapState, other: Any) -> Callable[[], None]:
 def link_explorer(state: MapState, explorer: Any) -> Callable[[], None]:
     "As `link_map`, for an explorer: the chosen tile is shown there, and the shown one ringed here."
     theirs = explorer.state
-    names = {tile_key(state.tiles, i): i for i in reversed(range(len(state.tiles)))}
+    names = tile_names(state.tiles)
+    number = {name: i for i, name in enumerate(names)}
 
     def there(change) -> None:
-        if change['new'] is None:
+        i = change['new']
+        if i is None:
             return
-        tile = state.tiles[change['new']]
-        name = tile_key(state.tiles, change['new'])
-        if tile.gsd is None:
-            warnings.warn(f'{name}: its GSD is not known, so the explorer cannot show it')
+        if state.tiles.gsds[i] is None:
+            warnings.warn(f'{names[i]}: its GSD is not known, so the explorer cannot show it')
             return
-        if name not in theirs.tiles:
-            theirs.tiles[name] = tile
-            menu = getattr(getattr(explorer, 'tile', None), 'name', None)
-            if menu is not None:  # a menu of names offers it, too
-                menu.options = (*menu.options, name)
-        theirs.name = name
+        theirs.name = offered(explorer, names[i], state.tiles[i])
 
     def here(change) -> None:
-        if change['new'] in names:
-            state.chosen = names[change['new']]
+        i = number.get(change['new'])
+        if i is not None and theirs.tiles[change['new']].path == state.tiles.paths[i]:
+            state.chosen = i
 
     state.observe(there, 'chosen')
     theirs.observe(here, 'name')
@@ -721,8 +734,26 @@ def link_explorer(state: MapState, explorer: Any) -> Callable[[], None]:
     return end
 
 
-def tile_key(tiles: Tiles, i: int) -> str:
-    "What an explorer calls tile `i`: its file without folder and suffix, and its part of it."
-    name = Path(tiles.paths[i]).stem or f'tile {i}'
-    box = tiles.boxes[i]
-    return visible(name if box is None else f'{name} {tuple(box)}')
+def offered(explorer: Any, name: str, tile: Tile) -> str:
+    "The name by which an explorer offers a tile, which is added to its tiles if it is not there."
+    tiles = explorer.state.tiles
+    while name in tiles and (tiles[name].path, tiles[name].box) != (tile.path, tile.box):
+        name += ' (map)'  # another tile is called so
+    if name not in tiles:
+        tiles[name] = tile
+        menu = getattr(getattr(explorer, 'tile', None), 'name', None)
+        if menu is not None:
+            menu.options = (*menu.options, name)
+    return name
+
+
+def tile_names(tiles: Tiles) -> list[str]:
+    """What an explorer calls tiles: a file without folder and suffix, with its number if taken.
+
+    - `tiles`: N of them.
+    """
+    names: dict[str, int] = {}
+    for i, path in enumerate(tiles.paths):
+        name = Path(path).stem or 'tile'
+        names[f'{name} ({i})' if name in names else name] = i
+    return list(names)

@@ -128,7 +128,13 @@ function corners(context, points) {
   context.closePath();
 }
 
-/** A canvas with one marker in its middle, `radius` in device pixels, on a white edge. */
+/** Would `#rrggbb` be hard to see on white? (relative luminance, ITU-R BT.709) */
+function isPale(colour) {
+  const [r, g, b] = [1, 3, 5].map((k) => parseInt(colour.slice(k, k + 2), 16) / 255);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.72;
+}
+
+/** A canvas with one marker in its middle, `radius` in device pixels, on a pale or dark edge. */
 function markerCanvas(colour, shape, radius) {
   const side = 2 * Math.ceil(radius * 1.3 + 1) + 1;
   const canvas = document.createElement('canvas');
@@ -137,7 +143,7 @@ function markerCanvas(colour, shape, radius) {
   context.beginPath();
   outline(context, shape, side / 2, radius);
   context.lineWidth = Math.max(1, radius * 0.35);
-  context.strokeStyle = 'white';
+  context.strokeStyle = isPale(colour) ? '#666666' : 'white';
   context.stroke();
   context.fillStyle = colour;
   context.fill();
@@ -786,12 +792,12 @@ function bytes(view) {
 /** Hide the still picture below a widget that lives; it is for readers without a kernel. */
 function hideStill(el) {
   const still = el.closest('.jp-OutputArea-child')?.nextElementSibling;
-  if (still?.querySelector('.jp-RenderedImage')) still.hidden = true;
+  if (still?.querySelector('.jp-RenderedImage')) still.style.display = 'none';
 }
 
-function hideStillSoon(el, times = 20) {
+function hideStillSoon(el, times = 50) {
   hideStill(el);
-  if (times) setTimeout(() => hideStillSoon(el, times - 1), 100);
+  if (times) setTimeout(() => hideStillSoon(el, times - 1), 200);
 }
 
 function render({ model, el }) {
