@@ -16,12 +16,13 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from threading import RLock, get_ident
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -255,7 +256,8 @@ def write_index(tiles: Tiles, path: str | Path) -> Path:
     return path
 
 # %% ../../nbs/engine/09_map_widget.ipynb #map-state
-class Neighbour(NamedTuple):
+@dataclass(frozen=True)
+class Neighbour:
     "A neighbour of a tile: `distance` is 1 - cosine, or on the page in units of the layout."
 
     index: int
@@ -416,7 +418,9 @@ def static_text(name: str) -> str:
 def view_class() -> type:
     "The anywidget class of a map; its synced traits are what `tile_map.js` reads and writes."
 
-    class TileMapView(load_anywidget().AnyWidget):
+    base = load_anywidget().AnyWidget
+
+    class TileMapView(base):  # type: ignore[misc]  # a class that is imported when asked for
         _esm = static_text('tile_map.js')
         _css = static_text('tile_map.css')
         places = traitlets.Bytes().tag(sync=True)  # pairs of uint16
