@@ -58,8 +58,12 @@ def browser_seconds():
 
 def drawn(page, k):
     "The place of the canvas that cell `k` shows, once it is there."
-    canvas = page.locator('.jp-CodeCell').nth(k).locator('.jp-OutputArea canvas').last
-    canvas.wait_for()
+    cell = page.locator('.jp-CodeCell').nth(k)
+    canvases = cell.locator('.jp-OutputArea canvas')
+    canvases.first.wait_for()
+    page.wait_for_timeout(500)
+    widths = canvases.evaluate_all('all => all.map(c => c.getBoundingClientRect().width)')
+    canvas = canvases.nth(widths.index(max(widths)))
     canvas.scroll_into_view_if_needed()
     page.evaluate('() => new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))')
     return canvas.bounding_box()

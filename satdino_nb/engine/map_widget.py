@@ -418,9 +418,9 @@ def static_text(name: str) -> str:
 def view_class() -> type:
     "The anywidget class of a map; its synced traits are what `tile_map.js` reads and writes."
 
-    base = load_anywidget().AnyWidget
+    base: Any = load_anywidget().AnyWidget
 
-    class TileMapView(base):  # type: ignore[misc]  # a class that is imported when asked for
+    class TileMapView(base):
         _esm = static_text('tile_map.js')
         _css = static_text('tile_map.css')
         places = traitlets.Bytes().tag(sync=True)  # pairs of uint16

@@ -135,7 +135,7 @@ function isPale(colour) {
 }
 
 /** A canvas with one marker in its middle, `radius` in device pixels, on a pale or dark edge. */
-function markerCanvas(colour, shape, radius) {
+function markerCanvas(colour, shape, radius, edge = isPale(colour) ? '#666666' : 'white') {
   const side = 2 * Math.ceil(radius * 1.3 + 1) + 1;
   const canvas = document.createElement('canvas');
   canvas.width = canvas.height = side;
@@ -143,7 +143,7 @@ function markerCanvas(colour, shape, radius) {
   context.beginPath();
   outline(context, shape, side / 2, radius);
   context.lineWidth = Math.max(1, radius * 0.35);
-  context.strokeStyle = isPale(colour) ? '#666666' : 'white';
+  context.strokeStyle = edge;
   context.stroke();
   context.fillStyle = colour;
   context.fill();
@@ -151,8 +151,8 @@ function markerCanvas(colour, shape, radius) {
 }
 
 /** A marker as pixels of a picture `width` wide: copying them is quicker than `drawImage`. */
-function stamp(colour, shape, radius, width) {
-  const canvas = markerCanvas(colour, shape, radius);
+function stamp(colour, shape, radius, width, edgeColour) {
+  const canvas = markerCanvas(colour, shape, radius, edgeColour);
   const side = canvas.width;
   const half = side >> 1;
   const data = canvas.getContext('2d').getImageData(0, 0, side, side).data;
@@ -661,7 +661,7 @@ class TileMap {
     for (const { code, colour, shape } of this.marks) {
       this.stamps[code] = stamp(colour, shape, r, width);
     }
-    this.grey = stamp('#d8d8d8', 'circle', r * 0.7, width);
+    this.grey = stamp('#d0d0d0', 'circle', r * 0.7, width, '#d0d0d0');
   }
 
   draw() {
