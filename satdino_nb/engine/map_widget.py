@@ -298,7 +298,8 @@ class MapState(traitlets.HasTraits):
         k: int = 6,
     ):
         self.xy = check_places(layout, tiles)
-        self.caption = visible(layout.caption)
+        quality = getattr(layout, 'quality', None)  # where it has been measured
+        self.caption = visible('; '.join(str(t) for t in (layout.caption, quality) if t))
         self.tiles = tiles
         self.k = min(check_k(k), len(tiles) - 1)
         self.directions = None if features is None else unit_rows(features, len(tiles))
