@@ -139,7 +139,7 @@ function markerCanvas(colour, shape, radius, edge = isPale(colour) ? '#666666' :
   const side = 2 * Math.ceil(radius * 1.3 + 1) + 1;
   const canvas = document.createElement('canvas');
   canvas.width = canvas.height = side;
-  const context = canvas.getContext('2d');
+  const context = canvas.getContext('2d', { willReadFrequently: true });
   context.beginPath();
   outline(context, shape, side / 2, radius);
   context.lineWidth = Math.max(1, radius * 0.35);
@@ -640,9 +640,7 @@ class TileMap {
   }
 
   look(view) {
-    const larger = !this.view || view.scale !== this.view.scale;
     this.view = view;
-    this.stamps = larger ? null : this.stamps;
     this.root.dataset.view = [view.x, view.y, view.scale].map((v) => v.toFixed(6)).join(' ');
     this.draw();
     if (this.hover >= 0) this.writeTip();
@@ -651,13 +649,16 @@ class TileMap {
   radius() {
     const first = this.n > 20000 ? 1.5 : this.n > 3000 ? 2.5 : 4.5;
     const most = Math.max(first, 6);
-    return Math.min(most, first * (this.view.scale / this.whole) ** 0.35) * this.ratio;
+    const r = Math.min(most, first * (this.view.scale / this.whole) ** 0.35) * this.ratio;
+    return Math.round(4 * r) / 4; // so that stamps serve for several steps of a zoom
   }
 
   makeStamps() {
     const r = this.radius();
+    if (this.stamps?.radius === r) return;
     const width = this.base.width;
     this.stamps = [];
+    this.stamps.radius = r;
     for (const { code, colour, shape } of this.marks) {
       this.stamps[code] = stamp(colour, shape, r, width);
     }
@@ -690,7 +691,7 @@ class TileMap {
 
   paint() {
     const began = performance.now();
-    if (!this.stamps) this.makeStamps();
+    this.makeStamps();
     this.pixels.fill(0);
     const dim = new Uint8Array(this.n);
     if (this.isSelected || this.emphasis >= 0) {
