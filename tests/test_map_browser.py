@@ -265,7 +265,7 @@ def test_saved_and_reopened_it_shows_a_picture(page, lab):
     open_notebook(other, address('old.ipynb'), run=False)
     still = other.locator('.jp-RenderedImage img')
     still.wait_for()
-    other.get_by_text('model not found').wait_for()
+    other.get_by_text('model not found').first.wait_for()
     assert still.is_visible() and still.evaluate('e => e.naturalWidth') > 300
     screenshot(other, 'map_reopened')
     other.close()
