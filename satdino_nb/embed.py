@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Map', 'neighbours', 'pca_map', 'umap_map', 'tsne_map', 'maps_in_turn', 'place_new', 'kept_neighbours', 'map_quality',
            'find_clusters', 'map_figure', 'gsd_map_figure', 'colour_map_figure', 'groups_map_figure', 'scale_series',
-           'scale_path_figure', 'scale_spread', 'spread_figure']
+           'scale_path_figure', 'scale_spread', 'spread_figure', 'MapWidget']
 
 # %% ../nbs/09_embed.ipynb #imports
 from satdino_nb.engine.layouts import (
@@ -37,3 +37,8 @@ _all_ = ['Map', 'neighbours', 'pca_map', 'umap_map', 'tsne_map', 'maps_in_turn',
 _all_ += ['kept_neighbours', 'map_quality', 'find_clusters', 'map_figure', 'gsd_map_figure']
 _all_ += ['colour_map_figure', 'groups_map_figure', 'scale_series', 'scale_path_figure']
 _all_ += ['scale_spread', 'spread_figure']
+
+# %% ../nbs/09_embed.ipynb #le-walk-import
+from .engine.map_widget import MapWidget
+
+_all_ = ['MapWidget']

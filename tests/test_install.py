@@ -76,6 +76,7 @@ def test_no_module_loads_what_it_is_not_about(module, tmp_path):
         'fastcore',
         'IPython',
         'ipywidgets',
+        'anywidget',
         'matplotlib.pyplot',
         'sklearn',
         'torchmetrics',
@@ -114,7 +115,9 @@ def test_wheel_holds_the_package_and_asks_for_no_developer_tools(repo, tmp_path)
         names = z.namelist()
         metadata = z.read(next(n for n in names if n.endswith('METADATA'))).decode()
     modules = {n for n in names if n.startswith('satdino_nb/')}
-    assert modules == {str(p.relative_to(repo)) for p in (repo / 'satdino_nb').rglob('*.py')}
+    package = [p for kind in ('*.py', '*.js', '*.css') for p in (repo / 'satdino_nb').rglob(kind)]
+    assert modules == {str(p.relative_to(repo)) for p in package}
+    assert 'satdino_nb/engine/static/tile_map.js' in modules  # what the browser draws with
     required = [
         line
         for line in metadata.splitlines()
@@ -159,6 +162,7 @@ EXTRAS = {
     'umap': 'maps',
     'IPython': 'lab',
     'ipywidgets': 'lab',
+    'anywidget': 'widgets',
     'pyarrow': 'tables',
     'rasterio': 'geo',
     'geopandas': 'geo',
