@@ -199,7 +199,9 @@ def main():
     }
     kept = {}
     for what, these in sets.items():
-        text, kept[what] = report(what, results_of(these, models, args.size, args.seeds), 'satdino-nano')
+        text, kept[what] = report(
+            what, results_of(these, models, args.size, args.seeds), 'satdino-nano'
+        )
         print(text, '\n', flush=True)
     seconds = round(time.perf_counter() - start)
     print(f'{len(tiles)} tiles, {len(set(tiles.places))} places, {seconds} s')

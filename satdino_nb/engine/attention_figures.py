@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from satdino_nb.engine.attention_maps import (
     TOKENS,
@@ -101,7 +101,7 @@ def axes_scale_bar(ax: Axes, gsd: float, width: int, height: int) -> None:
     left = 0.04 * width - 0.5
     bottom = 0.96 * height - 0.5
     thick = 0.018 * height
-    edge = [withStroke(linewidth=2, foreground='black')]
+    edge: list[AbstractPathEffect] = [withStroke(linewidth=2, foreground='black')]
     bar = Rectangle((left, bottom - thick), pixels, thick, facecolor='white', linewidth=0)
     bar.set_path_effects(edge)
     ax.add_patch(bar)

@@ -67,10 +67,10 @@ def window_levels(maps: torch.Tensor, corners: Sequence[tuple[int, int]]) -> tor
             rows.append((i, j, float((b - a).mean()), a.numel() ** 0.5))
     if not rows:
         return torch.ones(len(maps))
-    i, j, gap, weight = (np.array(v) for v in zip(*rows))
+    first, second, gap, weight = (np.array(v) for v in zip(*rows))
     at = np.tile(np.arange(len(rows)), 2)
     shape = len(rows), len(maps)
-    equations = coo_matrix((np.r_[weight, -weight], (at, np.r_[i, j].astype(int))), shape)
+    equations = coo_matrix((np.r_[weight, -weight], (at, np.r_[first, second].astype(int))), shape)
     levels = lsqr(equations, weight * gap, atol=1e-10, btol=1e-10)[0]
     return torch.from_numpy(levels - levels.mean()).exp().float()
 

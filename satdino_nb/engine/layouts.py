@@ -380,7 +380,7 @@ def umap_map(
             f'k={k} neighbours in a map of {len(features)} tiles; k must be from 3 to that number'
         )
     check_layout(features)
-    how = dict(k=k, min_dist=min_dist, epochs=epochs, seed=seed)
+    how: dict[str, Any] = dict(k=k, min_dist=min_dist, epochs=epochs, seed=seed)
     umap = import_umap()
     key = map_key(features, 'umap', **how, version=version('umap-learn'))
     return kept_map(key, lambda: lay_out_umap(umap, features, **how), cache)
@@ -468,7 +468,7 @@ def tsne_map(
     if iterations < 250:
         raise ValueError(f'iterations={iterations}; t-SNE needs 250 or more')
     check_layout(features)
-    how = dict(perplexity=float(perplexity), iterations=iterations, seed=seed)
+    how: dict[str, Any] = dict(perplexity=float(perplexity), iterations=iterations, seed=seed)
     key = map_key(features, 'tsne', **how, version=version('scikit-learn'))
     return kept_map(key, lambda: lay_out_tsne(features, **how), cache)
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DPI', 'OKABE_ITO', 'MARKS', 'SCALES', 'axes_or_new', 'page_size', 'Page', 'fit_page', 'free_page', 'write_caption',
-           'as_label_lines', 'check_page', 'group_names', 'mark_groups', 'highlight', 'groups_map_figure', 'map_figure',
-           'check_tiles', 'page_with_classes', 'add_thumbnails', 'nearest_edge', 'add_thumbnail', 'colour_map_figure',
-           'draw_quantity', 'gsd_map_figure']
+           'as_label_lines', 'check_page', 'group_names', 'columns', 'mark_groups', 'highlight', 'groups_map_figure',
+           'map_figure', 'check_tiles', 'page_with_classes', 'add_thumbnails', 'nearest_edge', 'add_thumbnail',
+           'colour_map_figure', 'draw_quantity', 'gsd_map_figure']
 
 # %% ../../nbs/engine/09_map_figures.ipynb #mf-imports
 import math
@@ -20,6 +20,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
 from .layouts import Map
@@ -130,11 +131,16 @@ def group_names(groups: Sequence | np.ndarray) -> tuple[list[str], np.ndarray]:
     return names, np.array([index[g] for g in values], dtype=int)
 
 
+def columns(xy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    "x and y of places `(N, 2)`."
+    return xy[:, 0], xy[:, 1]
+
+
 def mark_groups(ax: Axes, xy: np.ndarray, names: Sequence[str], index: np.ndarray) -> None:
     "Draw up to eight groups of places with their markers and colours, and a legend beside `ax`."
     for j, name in enumerate(names):
         ax.scatter(
-            *xy[index == j].T,
+            *columns(xy[index == j]),
             s=20,
             color=OKABE_ITO[j],
             marker=MARKS[j],
@@ -154,8 +160,8 @@ def highlight(ax: Axes, xy: np.ndarray, chosen: np.ndarray, title: str) -> None:
     - `chosen`: bool `(N,)`.
     - `title`: their name.
     """
-    ax.scatter(*xy[~chosen].T, s=2, color='0.82', linewidths=0)
-    ax.scatter(*xy[chosen].T, s=6, color='#0072B2', linewidths=0)
+    ax.scatter(*columns(xy[~chosen]), s=2, color='0.82', linewidths=0)
+    ax.scatter(*columns(xy[chosen]), s=6, color='#0072B2', linewidths=0)
     free_page(ax)
     ax.set_title(as_label(f'{title} ({chosen.sum()})'), fontsize=7, pad=2)
 
@@ -224,7 +230,9 @@ def map_figure(
     if len(names) <= len(MARKS):
         mark_groups(ax, layout.xy, names, index)
     else:
-        ax.scatter(*layout.xy.T, s=10, color='0.2', edgecolors='white', linewidths=0.4, zorder=4)
+        ax.scatter(
+            *columns(layout.xy), s=10, color='0.2', edgecolors='white', linewidths=0.4, zorder=4
+        )
     add_thumbnails(ax, layout, tiles, thumbnails)
     return fig
 
@@ -271,8 +279,8 @@ def add_thumbnails(ax: Axes, layout: Map, tiles: Tiles, most: int, side: float =
     on_page = lambda points: page.corner + page.scale * np.asarray(points)
     for box in boxes:
         corner = on_page((box.left, box.bottom))
-        add_thumbnail(ax, corner, tiles[box.index].image, page.scale * side)
-    ends = [(page.places[b.index], nearest_edge(page.places[b.index], b)) for b in boxes]
+        add_thumbnail(ax, corner, tiles[box.point].image, page.scale * side)
+    ends = [(page.places[b.point], nearest_edge(page.places[b.point], b)) for b in boxes]
     lines = [on_page(pair) for pair in ends]
     drawn = LineCollection(lines, colors='0.45', linewidths=0.6, zorder=2)
     ax.add_collection(drawn, autolim=False)
@@ -346,10 +354,11 @@ def colour_map_figure(
                     f'{label}: {len(names)} groups cannot be told apart by colour on one page; '
                     'leave ax out, and each gets a small map of its own'
                 )
-            return groups_map_figure(layout, values)
+            return groups_map_figure(layout, column)
         fig, ax = axes_or_new(ax, 1.35 * size, size)
         mark_groups(ax, layout.xy, names, index)
-        ax.get_legend().set_title(as_label(label), {'size': 8})
+        if legend := ax.get_legend():
+            legend.set_title(as_label(label), FontProperties(size=8))
     write_caption(ax, layout, size)
     free_page(ax)
     return fig
@@ -365,7 +374,7 @@ def draw_quantity(ax: Axes, xy: np.ndarray, values: np.ndarray, label: str, scal
         bad = int((known & (values <= 0)).argmax())
         raise ValueError(f'{label}: value {values[bad]:g} of tile {bad} on a logarithmic scale')
     shown = dict(log=np.log10, signed=np.abs).get(scale, np.asarray)(np.where(known, values, 1.0))
-    ax.scatter(*xy[~known].T, c='grey', marker='x', s=14)
+    ax.scatter(*columns(xy[~known]), c='grey', marker='x', s=14)
     if not known.any():
         ax.set_title(as_label(f'{label}: unknown'), fontsize=8)
         return
@@ -377,7 +386,7 @@ def draw_quantity(ax: Axes, xy: np.ndarray, values: np.ndarray, label: str, scal
         chosen = part & known
         if chosen.any():
             drawn = ax.scatter(
-                *xy[chosen].T,
+                *columns(xy[chosen]),
                 c=shown[chosen],
                 s=14,
                 marker=marker,

@@ -20,7 +20,7 @@ from .datasets import DatasetTiles
 from .estimates import Estimate, bootstrap
 from .land import make_world, render, somewhere
 from .layouts import Map, check_rows
-from .map_figures import axes_or_new, check_page, free_page, write_caption
+from .map_figures import axes_or_new, check_page, columns, free_page, write_caption
 from .markup import as_label
 from .tiles import Tiles
 
@@ -186,11 +186,11 @@ def scale_path_figure(
         if np.shape(xy) != (len(log), 2) or not np.isfinite(xy).all():
             raise ValueError(f'{name}: {np.shape(xy)} places for {len(log)} GSDs, all finite')
     fig, ax = axes_or_new(ax, 1.35 * size, size)
-    ax.scatter(*layout.xy.T, s=5, color='0.7', linewidths=0, zorder=1)
+    ax.scatter(*columns(layout.xy), s=5, color='0.7', linewidths=0, zorder=1)
     for j, (name, xy) in enumerate(paths.items()):
         ax.plot(*xy.T, color='0.35', lw=1, ls=('-', '--', ':', '-.')[j % 4], zorder=2)
         points = ax.scatter(
-            *xy.T,
+            *columns(xy),
             c=log,
             s=18,
             cmap=colormaps['cividis'],
@@ -200,8 +200,10 @@ def scale_path_figure(
             linewidths=0.3,
             zorder=3,
         )
-        ax.scatter(*xy[0], s=60, facecolors='none', edgecolors='k', linewidths=1, zorder=4)
-        ax.scatter(*xy[-1], s=50, marker='s', facecolors='none', edgecolors='k', zorder=4)
+        ax.scatter(
+            *columns(xy[:1]), s=60, facecolors='none', edgecolors='k', linewidths=1, zorder=4
+        )
+        ax.scatter(*columns(xy[-1:]), s=50, marker='s', facecolors='none', edgecolors='k', zorder=4)
         ax.annotate(
             as_label(name),
             (xy[0, 0], xy[0, 1]),

@@ -36,12 +36,12 @@ def spread_out(xy: np.ndarray, most: int) -> list[int]:
 class Box(NamedTuple):
     """A square on a page, in points from its lower left corner.
 
-    - `index`: of the point that it belongs to.
+    - `point`: index of the point that it belongs to.
     - `left`, `bottom`: its own corner.
     - `side`: its width and height.
     """
 
-    index: int
+    point: int
     left: float
     bottom: float
     side: float

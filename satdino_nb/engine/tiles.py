@@ -839,7 +839,7 @@ class MixedTiles(Tiles):
     weights: how often each part is drawn in training, relative to the others; None: by its number
         of tiles.
 
-    A part in which no tile has a split is to be learnt from, where another part says what 'train' is.
+    A part in which no tile has a split is learnt from, where another says what 'train' is.
     Its columns `part` and `index` say which tile of which of `parts` each is.
     """
 

@@ -226,7 +226,7 @@ def what_moves(
             used = np.flatnonzero(there.numpy())
             if not len(used):
                 continue
-            after = drawn_scenes([recipes[i] for i in used], size, change.without)[0]
+            after = drawn_scenes([recipes[int(i)] for i in used], size, change.without)[0]
         if change.apply is not None:
             after = change.apply(after)
         for name, ask in estimators.items():
