@@ -18,15 +18,11 @@ from satdino_nb.engine.datasets import DatasetTiles
 REPO = Path(__file__).resolve().parents[1]
 # figures of a training run and of a report, which lessons 06 and 07 show
 ELSEWHERE = {'health_figure', 'gsd_figure'}
-# modules whose figures other lessons show for now
-NOT_YET = {'attention_figures', 'patches'}
 
 
 def figure_functions():
     "Public functions of the package that make a matplotlib figure, and their modules."
     for path in sorted((REPO / 'satdino_nb').rglob('*.py')):
-        if path.stem in NOT_YET:
-            continue
         for f in ast.parse(path.read_text()).body:
             if isinstance(f, ast.FunctionDef) and f.name.endswith('_figure'):
                 yield path.stem, f.name

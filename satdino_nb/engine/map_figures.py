@@ -398,7 +398,8 @@ def draw_quantity(ax: Axes, xy: np.ndarray, values: np.ndarray, label: str, scal
     ticks: dict[str, Any] = dict(extend='max') if scale == 'signed' else {}
     if scale == 'log':
         steps = np.log10([a * 10.0**e for e in range(-3, 5) for a in (1, 3)])
-        ticks = dict(ticks=steps, format=lambda v, _: f'{10**v:.2g}')
+        steps = steps[(low - 1e-9 <= steps) & (steps <= high + 1e-9)]
+        ticks = dict(ticks=steps, format=lambda v, _: f'{round(10**v, 3):g}')
     bar = ax.figure.colorbar(drawn, ax=ax, **ticks)
     sign = ' (up: above 0, down: below)' if scale == 'signed' else ''
     bar.set_label(as_label(label + sign), fontsize=8)
