@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from sklearn.decomposition import PCA
 
 from .backbone import Tokens
 from satdino_nb.engine.input_pictures import (
@@ -130,6 +129,8 @@ def patch_basis(
     mean = rows.mean(0)
     directions = torch.zeros(components, rows.shape[1])
     if (rows - mean).norm(dim=1).max() > 1e-5 * mean.norm():  # else nothing but rounding
+        from sklearn.decomposition import PCA
+
         pca = PCA(k, svd_solver='covariance_eigh').fit(rows.double().numpy())
         directions[:k] = torch.from_numpy(pca.components_).float()
     largest = directions.gather(1, directions.abs().argmax(1, keepdim=True))
