@@ -32,6 +32,11 @@ IDLE = (
     "?.sessionContext?.session?.kernel?.status === 'idle'"
 )
 HERE = r'(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:'  # addresses on this machine
+# marks of a module of browser tests; its optional packages are asked for by `needs`
+IN_A_BROWSER = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason='no chromium or google-chrome on the PATH'),
+]
 PLACES = (
     'JUPYTER_CONFIG_DIR',
     'JUPYTER_DATA_DIR',
@@ -42,6 +47,12 @@ PLACES = (
     'MPLCONFIGDIR',
 )
 PATIENCE = float(os.environ.get('SATDINO_BROWSER_SECONDS', 60))  # for what starts processes
+
+
+def needs(*packages):
+    "Skip the module that is imported now where one of `packages` or the playwright library lacks."
+    for name in ('jupyterlab', *packages, 'playwright.sync_api'):
+        pytest.importorskip(name, reason=f'{name} is not installed')
 
 
 def write_notebook(path, cells):

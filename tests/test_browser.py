@@ -4,24 +4,19 @@ Pictures are square, a key moves the crop, the numbers are right, nothing leaves
 """
 
 import pytest
-
-pytest.importorskip('jupyterlab', reason='JupyterLab is not installed')
-pytest.importorskip('ipywidgets', reason='ipywidgets is not installed')
-pytest.importorskip('playwright.sync_api', reason='the playwright library is not installed')
-from browsing import (  # noqa: E402
-    BROWSER,
+from browsing import (
+    IN_A_BROWSER,
     browser_page,
     jupyterlab,
+    needs,
     open_notebook,
     screenshot,
     widget_errors,
     write_notebook,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason='no chromium or google-chrome on the PATH'),
-]
+needs('ipywidgets')
+pytestmark = IN_A_BROWSER
 
 GSD, SIDE, OUT = 0.5, 200, 64  # metres per pixel; pixels of the crop and of the network's input
 CELL = f"""

@@ -59,6 +59,7 @@ def test_import_loads_nothing_heavy(tmp_path):
         'readout',
         'finetune',
         'evaluate',
+        'patches',
         'attention',
         'embed',
         'explorer',

@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from browsing import PLACES
 
 pytest.importorskip('jupyterlab', reason='JupyterLab is not installed')
 pytestmark = [
@@ -22,17 +23,7 @@ pytestmark = [
 
 def test_make_lab_opens_at_the_index(repo, tmp_path):
     venv = Path(sys.executable).parents[1]
-    places = {
-        k: str(tmp_path / k.lower())
-        for k in (
-            'JUPYTER_CONFIG_DIR',
-            'JUPYTER_DATA_DIR',
-            'JUPYTER_RUNTIME_DIR',
-            'IPYTHONDIR',
-            'JUPYTERLAB_SETTINGS_DIR',
-            'JUPYTERLAB_WORKSPACES_DIR',
-        )
-    }
+    places = {k: str(tmp_path / k.lower()) for k in PLACES}
     command = [
         'make',
         f'--assume-old={venv}/.installed',

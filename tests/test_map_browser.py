@@ -10,24 +10,19 @@ import subprocess
 import sys
 
 import pytest
-
-pytest.importorskip('jupyterlab', reason='JupyterLab is not installed')
-pytest.importorskip('anywidget', reason='anywidget is not installed')
-pytest.importorskip('playwright.sync_api', reason='the playwright library is not installed')
-from browsing import (  # noqa: E402
-    BROWSER,
+from browsing import (
+    IN_A_BROWSER,
     browser_page,
     jupyterlab,
+    needs,
     open_notebook,
     screenshot,
     widget_errors,
     write_notebook,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason='no chromium or google-chrome on the PATH'),
-]
+needs('anywidget')
+pytestmark = IN_A_BROWSER
 
 CELL = """
 import ipywidgets

@@ -49,6 +49,7 @@ def images_of(fig):
 
 def test_figures_leave_the_process_alone_and_pyplot_out(model):
     import matplotlib.pyplot as plt
+    import sklearn.cluster  # noqa: F401  (its import sets warning filters, once a process)
 
     views = place_views('river', 1, (1.0, 1.5), size=32)
     a, b = (patch_features(model, v.image[None])[0] for v in views)

@@ -14,7 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.patheffects import withStroke
+from matplotlib.patheffects import AbstractPathEffect, withStroke
 
 from .lengths import metres_text
 from .scale_bars import scale_bar
@@ -108,6 +108,8 @@ def bar_on(
 ) -> None:
     """Draw a scale bar into the lower left corner of a picture on axes; none for an unknown GSD.
 
+    Lines and letters, white on black, sharp at any print size.
+
     - `ax`: matplotlib axes in pixels of the picture.
     - `gsd`: metres per pixel; NaN: unknown.
     - `width`, `height`: of the picture, in pixels.
@@ -119,13 +121,23 @@ def bar_on(
         return
     metres, pixels = scale_bar(gsd, int(width))
     x = left + 0.04 * width
-    y = 0.94 * height
-    size = (pixels, 0.02 * height)
-    bar = Rectangle((x, y), *size, facecolor='white', edgecolor='black', lw=0.8, zorder=5)
+    y = 0.96 * height
+    thick = 0.018 * height
+    edge: list[AbstractPathEffect] = [withStroke(linewidth=2, foreground='black')]
+    bar = Rectangle((x, y - thick), pixels, thick, facecolor='white', linewidth=0, zorder=5)
+    bar.set_path_effects(edge)
     ax.add_patch(bar)
-    above = y - 0.015 * height
-    text = ax.text(x, above, metres_text(metres), color='white', fontsize=8, zorder=5)
-    text.set_path_effects([withStroke(linewidth=2.2, foreground='black')])
+    ax.annotate(
+        metres_text(metres),
+        (x, y - thick),
+        (0, 3),
+        textcoords='offset points',
+        color='white',
+        fontsize=8,
+        weight='bold',
+        path_effects=edge,
+        zorder=5,
+    )
 
 
 def picture_on(ax: Axes, picture: torch.Tensor, gsd: float, title: str | None = None) -> None:
@@ -140,7 +152,7 @@ def picture_on(ax: Axes, picture: torch.Tensor, gsd: float, title: str | None = 
     """
     height, width = picture.shape[1:]
     known = f'{gsd:.2g} m/px' if math.isfinite(gsd) else 'unknown GSD'
-    ax.imshow(picture.permute(1, 2, 0).numpy())
+    ax.imshow(picture.permute(1, 2, 0).numpy(), interpolation='nearest')
     bar_on(ax, gsd, width, height)
     ax.axis('off')
     ax.set_title(f'{width} px at {known}' if title is None else title, fontsize=9)

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from .neighbours import nearest
+from .segments import by_size
 
 # %% ../../nbs/engine/09_layouts.ipynb #check-rows
 def check_rows(features: torch.Tensor) -> None:
@@ -599,5 +600,4 @@ def find_clusters(features: torch.Tensor, k: int, seed: int = 0) -> np.ndarray:
 
     with one_thread():
         found = KMeans(k, n_init=10, random_state=seed).fit_predict(x.numpy())
-    order = np.argsort(-np.bincount(found, minlength=k), kind='stable')
-    return np.argsort(order)[found]
+    return by_size(found)

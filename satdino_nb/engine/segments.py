@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
-from sklearn.cluster import KMeans, SpectralClustering
 
 from .input_pictures import grid_of_axes, picture_on
 from .patches import Features, feature_maps, patch_rows
@@ -56,6 +55,8 @@ def grouped(rows: np.ndarray, k: int, method: str, seed: int) -> np.ndarray:
     "Numbers of groups `(N,)` of rows `(N, D)`; arguments as of `patch_segments`."
     if len(rows) <= k:
         return np.arange(len(rows))
+    from sklearn.cluster import KMeans, SpectralClustering
+
     with warnings.catch_warnings():  # fewer different patches than groups; a graph in parts
         warnings.simplefilter('ignore')
         if method == 'kmeans':
@@ -129,16 +130,13 @@ def rand_index(table: np.ndarray) -> float:
 
         rand_index(tables.sum(0))   # of all pictures together
     """
-    pairs = lambda n: float((n * (n - 1) / 2).sum())
-    table = np.asarray(table, dtype=float)
-    groups = pairs(table.sum(1))
-    classes = pairs(table.sum(0))
-    whole = pairs(table.sum())
-    if not whole:
+    from sklearn.metrics import adjusted_rand_score
+
+    table = np.asarray(table, dtype=int)
+    if max(table.any(0).sum(), table.any(1).sum()) < 2:
         return float('nan')
-    expected = groups * classes / whole
-    highest = (groups + classes) / 2
-    return (pairs(table) - expected) / (highest - expected) if highest > expected else float('nan')
+    group, label = (np.repeat(i.ravel(), table.ravel()) for i in np.indices(table.shape))
+    return float(adjusted_rand_score(label, group))
 
 # %% ../../nbs/engine/08_1_segments.ipynb #segments-figure
 # each lighter than the one before, so that they stay apart in grey; neighbours differ in hue
