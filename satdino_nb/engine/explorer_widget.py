@@ -19,9 +19,10 @@ from satdino_nb.engine.crop_panes import (
     TilePane,
 )
 from .crop_pictures import caption, jpeg, static_picture
+from .messages import has_kernel
 from .observable_state import ObservableState
 from .tiles import Tile
-from .widgets import has_kernel, load_ipywidgets
+from .widgets import load_ipywidgets
 from ..views import ViewConfig
 from ..vit import SatViT
 

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['OKABE_ITO', 'SHAPES', 'UNKNOWN', 'MOST', 'STEPS', 'HOW_TO', 'check_places', 'packed_places', 'mark', 'class_codes',
            'unknown_mark', 'quantity_codes', 'colour_codes', 'hover_picture', 'class_name', 'tile_words', 'write_index',
-           'Neighbour', 'MapState', 'check_k', 'unit_rows', 'all_columns', 'load_anywidget', 'kernel_runs',
-           'static_text', 'view_class', 'MapAnswers', 'free_name', 'MapWidget', 'still_picture', 'link_map',
-           'link_explorer', 'offered', 'tile_names']
+           'Neighbour', 'MapState', 'check_k', 'unit_rows', 'all_columns', 'load_anywidget', 'static_text',
+           'view_class', 'MapAnswers', 'free_name', 'MapWidget', 'still_picture', 'link_map', 'link_explorer',
+           'offered', 'tile_names']
 
 # %% ../../nbs/engine/09_map_widget.ipynb #imports
 import base64
@@ -37,6 +37,7 @@ from .exports import tile_columns
 from .layouts import Map, check_rows
 from .map_figures import map_figure
 from .markup import as_cell, visible, write_csv
+from .messages import has_kernel
 from .tiles import Tile, Tiles
 from ..gsd import draw_scale_bar
 
@@ -401,15 +402,6 @@ def load_anywidget() -> ModuleType:
     return anywidget
 
 
-def kernel_runs() -> bool:
-    "True in a notebook whose kernel can serve widgets."
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return getattr(get_ipython(), 'kernel', None) is not None
-
-
 def static_text(name: str) -> str:
     "The text of a file that the browser is given, `engine/static/{name}`."
     return (files('satdino_nb.engine') / 'static' / name).read_text(encoding='utf-8')
@@ -653,13 +645,13 @@ class MapWidget:
 
     def _repr_mimebundle_(self, **kw) -> dict:
         picture = self.picture_bundle()
-        if self.view is None or not kernel_runs():
+        if self.view is None or not has_kernel():
             return picture
         found = self.view._repr_mimebundle_(**kw)
         return (found[0] if isinstance(found, tuple) else found) | picture
 
     def _ipython_display_(self) -> None:
-        if self.view is None or not kernel_runs():
+        if self.view is None or not has_kernel():
             raise NotImplementedError  # IPython then asks for `_repr_mimebundle_`
         from IPython.display import display
 
