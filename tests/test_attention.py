@@ -44,6 +44,8 @@ def model():
 
 
 def test_figures_leave_the_process_alone(model):
+    import sklearn.decomposition  # noqa: F401  (its import sets warning filters, once a process)
+
     place = sample_tiles('place')[0]
 
     def state():
