@@ -51,12 +51,6 @@ def gap_name(one: str, reference: str) -> str:
     return f'{one}, difference to {reference}'
 
 
-def gaps_of(record: dict) -> dict:
-    "The paired differences of a saved record; earlier ones ('A less B') by `gap_name`."
-    saved = record.get('differences_in_octaves', {})
-    return {re.sub(r' less (?=\S)', ', difference to ', k, count=1): v for k, v in saved.items()}
-
-
 def processor() -> str:
     "The processor's architecture or name as Python tells it."
     return platform.processor() or platform.machine()

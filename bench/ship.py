@@ -107,9 +107,8 @@ def results_text(folder: Path, name: str) -> str:
     "The card's section of results."
     parts = ['Percent; 95 % intervals over images in brackets (untrained: range over seeds).', '']
     for key, title in SETS.items():
-        found = [f for f in (folder / key).glob('results.*') if f.suffix in ('.json', '.csv')]
-        if found:
-            rows = read_results(min(found, key=lambda f: f.suffix == '.csv'))['results']
+        if (folder / key / 'results.json').is_file():
+            rows = read_results(folder / key)['results']
             parts += [f'### {title}', '', accuracy_table(rows, name), '']
     scenes = json.loads((folder / 'gsd_scenes.json').read_text())
     parts += ['### GSD of drawn scenes from worlds not seen in training', '', gsd_table(scenes)]

@@ -472,3 +472,19 @@ def test_a_part_without_a_split_is_learnt_from(tmp_path):
         warnings.simplefilter('error')
         found = given_parts(open_tiles(tmp_path / 'mixture.json'))
     assert {p: len(t) for p, t in found.items()} == {'train': 6, 'val': 1, 'test': 1}
+
+
+def test_a_file_with_a_class_and_without_one_is_of_one_class(tmp_path):
+    picture(tmp_path / 'a.png')
+    (tmp_path / 'index.csv').write_text('file,class\na.png,field\na.png,\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert open_tiles(tmp_path / 'index.csv').labels == [0, None]
+
+
+def test_a_blank_cell_of_parquet_is_empty_without_a_word(tmp_path):
+    pandas = pytest.importorskip('pandas')
+    pytest.importorskip('pyarrow')
+    pandas.DataFrame({'file': ['a.png'], 'class': ['  ']}).to_parquet(tmp_path / 'index.parquet')
+    index = read_index(tmp_path / 'index.parquet')
+    assert index.columns['class'] == [None] and index.notes == []

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['evaluate', 'sides', 'refuse_draw', 'report_of', 'data_of_run', 'tiles_of_run', 'note_unknown', 'parted',
-           'given_parts_of', 'evaluate_run', 'command']
+           'evaluate_run', 'command']
 
 # %% ../../nbs/engine/07_evaluation.ipynb #imports
 import logging
@@ -207,6 +207,8 @@ def tiles_of_run(
 ) -> tuple[Tiles, Tiles]:
     """`(train, held out)` of a run's tiles; of changed tiles those trained on, and the others.
 
+    Where the source says itself what its test is, that is held out.
+
     - `folder`, `config`: of the run.
     - `data`, `gsd`: where its tiles are, and their m/px; None: as the run has it.
     - `out`: a folder that is to be written, which must not lie among them.
@@ -220,7 +222,10 @@ def tiles_of_run(
     # a batch is not needed here, nor a GSD for each
     c = replace(config, data=place, batch_size=1, accumulate=1, gamma=0.0, temporal=False)
     c = c if gsd is None else replace(c, gsd=gsd)
-    train, held = run_tiles(c)
+    tiles = open_tiles(place, c.gsd, c.on_error)
+    train, held = run_tiles(c, tiles)
+    test = given_parts(tiles).get('test') if c.split == 'auto' else None
+    held = held if test is None else test
     known = read_images(folder)[1]
     keys = tile_keys(train) if known is not None else None
     if keys is None or known is None:
@@ -228,7 +233,8 @@ def tiles_of_run(
         return train, held
     if set(keys) == set(known) and set(tile_keys(held) or ()).isdisjoint(known):
         return train, held
-    return parted(folder, find_tiles(c, smallest=c.vit.patch_size), set(known))
+    train, held = parted(folder, find_tiles(c, tiles, c.vit.patch_size), set(known))
+    return train, held if test is None else test
 
 
 def note_unknown(folder, train: Tiles) -> None:
@@ -263,11 +269,6 @@ def parted(folder, tiles: Tiles, known: set[str]) -> tuple[Tiles, Tiles]:
     return tiles.subset(seen), tiles.subset(new)
 
 # %% ../../nbs/engine/07_evaluation.ipynb #evaluate-run
-def given_parts_of(c: DataConfig, data, gsd: float | None = None) -> Tiles | None:
-    "The tiles that the source `data` of a run calls its test, or None; `gsd`: None: the run's."
-    return given_parts(open_tiles(data, c.gsd if gsd is None else gsd, c.on_error)).get('test')
-
-
 @log_shown()
 def evaluate_run(
     folder,
@@ -301,9 +302,6 @@ def evaluate_run(
     name = model_name(folder)
     out = Path(out or Path(folder) / 'evaluation')
     train, held = tiles_of_run(folder, run.config, data, gsd, out)
-    if run.config.split == 'auto':
-        test = given_parts_of(run.config, data_of_run(folder, run.config, data), gsd)
-        held = held if test is None else test
     if not len(held):
         raise ValueError(
             f'{folder}: the run held nothing out (held_out = 0); '

@@ -112,8 +112,6 @@ def image_statistics(
 
         image_statistics(sample_tiles('test'), 64).shape   # (90, 3)
     """
-    if size < 16:
-        raise ValueError(f'{size} pixels a side are too few for a spectrum; 16 or more')
     out = []
     for batch in DataLoader(tiles, batch_size, collate_fn=collate, num_workers=workers):
         out.append(picture_statistics(centre_view(batch, size)[0], spectrum))

@@ -197,9 +197,10 @@ def check_box(box: Sequence, path, hw: tuple | None = None) -> None:
         )
     top, left, h, w = map(int, box)
     said = f'{path}: its box (top {top}, left {left}, height {h}, width {w})'
-    if hw is None and (min(top, left) < 0 or min(h, w) < 1):
+    bad = min(top, left) < 0 or min(h, w) < 1
+    if hw is None and bad:
         raise ImageReadError(f'{said} is not inside any picture')
-    if hw and (min(top, left) < 0 or min(h, w) < 1 or top + h > hw[0] or left + w > hw[1]):
+    if hw and (bad or top + h > hw[0] or left + w > hw[1]):
         raise ImageReadError(
             f'{said} is not inside its picture of {hw[0]} x {hw[1]} pixels (height x width)'
         )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MARKS', 'LONE_UNDERSCORE', 'LINE_MARK', 'FORMULA', 'visible', 'as_html', 'as_markdown', 'markdown_table', 'as_label',
-           'as_cell', 'write_csv', 'as_file_name']
+           'as_cell', 'from_cell', 'write_csv', 'as_file_name']
 
 # %% ../../nbs/engine/00_markup.ipynb #imports
 import csv
@@ -103,6 +103,15 @@ def as_cell(value: Any) -> Any:
     except ValueError:
         return f"'{value}"
     return value
+
+
+def from_cell(value: Any) -> Any:
+    """What `as_cell` made a cell of: without the quote that it put in front.
+
+    from_cell(as_cell('=1+1'))   # '=1+1'
+    """
+    quoted = isinstance(value, str) and value[:1] == "'" and FORMULA.match(value[1:])
+    return value[1:] if quoted else value
 
 
 def write_csv(path: str | Path, columns: Sequence[str], rows: Iterable[Mapping]) -> None:

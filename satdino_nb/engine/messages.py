@@ -33,11 +33,12 @@ def log_shown(verbose: bool = True, stream: TextIO | None = None) -> Iterator[No
     if heard or LIBRARY.level != logging.NOTSET:
         yield
         return
-    handler = logging.StreamHandler(stream or sys.stdout) if verbose else logging.NullHandler()
+    handler = logging.StreamHandler(stream or sys.stdout)
     propagate = LIBRARY.propagate
-    LIBRARY.addHandler(handler)
     LIBRARY.setLevel(logging.INFO if verbose else logging.WARNING)
-    LIBRARY.propagate = not verbose  # a handler of the root would show each line once more
+    if verbose:
+        LIBRARY.addHandler(handler)
+        LIBRARY.propagate = False  # a handler of the root would show each line once more
     try:
         yield
     finally:

@@ -698,10 +698,11 @@ def unread(c: PretrainConfig) -> dict[str, str]:
 
 def refuse_unread(c: PretrainConfig, args: Sequence[str]) -> None:
     "`ValueError` naming an option among the words `args` that the run `c` would not read."
+    whys = unread(c)
     words = (a.split('=')[0][2:].replace('-', '_') for a in args if a.startswith('--'))
     for word in words:
         word = word.removeprefix('no_').replace('.no_', '.')
-        if why := unread(c).get(word):
+        if why := whys.get(word):
             option = word.replace('_', '-')
             raise ValueError(f'--{option} would not be read: {why}; leave it out')
 

@@ -9,6 +9,7 @@ __all__ = ['NOT_DESCRIBED', 'Result', 'ask', 'of_seed', 'over_runs', 'describe',
 
 # %% ../../nbs/engine/07_report.ipynb #rp-imports
 import csv
+import io
 import json
 import math
 import re
@@ -27,7 +28,7 @@ from satdino_nb.engine.calibration import (
     worst_pairs_figure,
 )
 from .gsd_readout import HEAD, risk_coverage, show_bias, show_gsd, show_risk
-from .markup import as_markdown, markdown_table, write_csv
+from .markup import as_markdown, from_cell, markdown_table, write_csv
 from .probes import few_labels_figure
 from satdino_nb.engine.protocols import (
     PROTOCOLS,
@@ -392,7 +393,8 @@ def read_results(path) -> dict:
     text = path.read_text(encoding='utf-8')
     try:
         if path.suffix == '.csv':
-            whole = dict(results=list(csv.DictReader(text.splitlines())))
+            rows = csv.DictReader(io.StringIO(text, newline=''))
+            whole = dict(results=[{k: from_cell(v) for k, v in r.items()} for r in rows])
         else:
             whole = json.loads(text)
         whole['results'] = [plain_row(r) for r in whole.get('results', [])]

@@ -212,7 +212,9 @@ def read_index(path) -> Index:
     columns = {name: [tidy(name, v) for v in values[i]] for name, i in used.items()}
     index = Index(path, columns, unused)
     pairs = (zip(columns[name], values[i]) for name, i in used.items())
-    texts = sum(isinstance(v, str) and v != '' and c is None for both in pairs for c, v in both)
+    texts = sum(
+        isinstance(v, str) and bool(v.strip()) and c is None for both in pairs for c, v in both
+    )
     note_missing(index, texts)
     return index
 
@@ -223,8 +225,8 @@ def note_missing(index: Index, n: int) -> None:
         index.notes.append(f"{n} cells 'nan' are read as empty: no class, no place, ...")
 
 
-def tidy(name: str, cell, decimal_comma: bool = False, same: dict | None = None) -> Any:
-    "A cell of the column `name`: None, a number or text; equal texts are one object by `same`."
+def tidy(name: str, cell, decimal_comma: bool = False) -> Any:
+    "A cell of the column `name`: None, a number or text."
     if cell is None or cell == '' or cell != cell:
         return None
     if isinstance(cell, (list, dict, tuple, set)):
@@ -236,7 +238,7 @@ def tidy(name: str, cell, decimal_comma: bool = False, same: dict | None = None)
     if name not in NUMBERS and isinstance(cell, str) and cell.casefold() in MISSING:
         return None
     value = number(cell, decimal_comma) if name in NUMBERS else word(cell)
-    return None if value == '' else value if same is None else same.setdefault(value, value)
+    return None if value == '' else value
 
 
 def csv_index(path: Path) -> Index:
@@ -245,8 +247,7 @@ def csv_index(path: Path) -> Index:
     _, heads, sep = next(rows, (0, [], ','))
     used, unused = understood(heads, path)
     index = Index(path, {name: [] for name in used}, unused)
-    same: dict = {}  # one object for equal cells
-    seen: dict[str, dict] = {name: {None: None, '': None} for name in used}  # cells already read
+    seen: dict[str, dict] = {name: {None: None, '': None} for name in used}  # read once
     places = [(name, i, index.columns[name], seen[name]) for name, i in used.items()]
     commas = 0
     missing = 0
@@ -264,7 +265,7 @@ def csv_index(path: Path) -> Index:
             elif name == 'file':  # mostly each another, and text as it is
                 value = cell
             else:
-                value = known[cell] = tidy(name, cell, sep != ',', same)
+                value = known[cell] = tidy(name, cell, sep != ',')
             if sep != ',' and cell and ',' in cell:
                 commas += isinstance(value, float)
             missing += value is None and bool(cell)

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['MOST_PADDING', 'FREE_PADDING', 'Tile', 'Tiles', 'check_images', 'listed', 'say_passed_over', 'are_splits',
            'listed_splits', 'folder_tiles', 'table_tiles', 'of_two_classes', 'part_of', 'check_boxes', 'samples_dir',
-           'sample_tiles', 'mask_partners', 'mask_tiles', 'stated_gsd', 'say_left_over', 'MixedTiles', 'given_parts',
-           'split_tiles', 'place_draw', 'say_shared_places', 'split_units', 'same_place', 'Batch', 'too_much_padding',
-           'collate_parts', 'collate', 'channel_stats', 'for_views', 'cache_tiles', 'write_pixels']
+           'sample_tiles', 'mask_partners', 'mask_tiles', 'own_or_given_gsd', 'say_left_over', 'MixedTiles',
+           'given_parts', 'split_tiles', 'place_draw', 'say_shared_places', 'split_units', 'same_place', 'Batch',
+           'too_much_padding', 'collate_parts', 'collate', 'channel_stats', 'for_views', 'cache_tiles', 'write_pixels']
 
 # %% ../../nbs/engine/02_tiles.ipynb #tiles-imports
 import copy
@@ -700,7 +700,7 @@ def of_two_classes(paths: Sequence, boxes: Sequence | None, labels: Sequence) ->
     first: dict = {}
     twice = set()
     for tile, y in zip(zip(paths, boxes) if boxes else paths, labels):
-        if first.setdefault(tile, y) != y:
+        if y is not None and first.setdefault(tile, y) != y:
             twice.add(tile)
     if not twice:
         return []
@@ -757,15 +757,15 @@ def sample_tiles(split: str = 'train') -> Tiles:
     return table_tiles(samples_dir() / 'manifest.csv', split, say=False)
 
 # %% ../../nbs/engine/02_tiles.ipynb #mask-tiles
-def mask_partners(images: Sequence, root, masks) -> list[str | tuple]:
-    """For each of `images` below `root` its mask below the folder `masks`.
+def mask_partners(images: Sequence, root, masks, files: Sequence) -> list[str | tuple]:
+    """For each of `images` below `root` its mask among `files`, which lie below `masks`.
 
     A file is known by its path below the folder, without the ending; else by its name, where that
     is the only one on both sides. A list of candidates, perhaps empty, stands for no mask.
     """
     by_path: dict[str, list] = {}
     by_name: dict[str, list] = {}
-    for file in files_below(masks, follow=99)[0]:
+    for file in files:
         by_path.setdefault(str(file.relative_to(masks).with_suffix('')), []).append(str(file))
         by_name.setdefault(file.stem, []).append(str(file))
     twins = Counter(Path(p).stem for p in images)
@@ -793,13 +793,14 @@ def mask_tiles(images, masks, gsd: float | Callable | None = None, on_error: str
     """
     if not Path(masks).is_dir():
         raise FileNotFoundError(f'{masks}: no such folder of masks')
+    files = files_below(masks, follow=99)[0]
     tiles = folder_tiles(images, gsd, on_error)
-    tiles.gsds = [stated_gsd(p, g) for p, g in zip(tiles.paths, tiles.gsds)]
+    tiles.gsds = [own_or_given_gsd(p, g) for p, g in zip(tiles.paths, tiles.gsds)]
     rows = [
         {one: getattr(tiles, plural)[i] for one, plural in COLUMNS.items()}
         for i in range(len(tiles))
     ]
-    for row, mask in zip(rows, mask_partners(tiles.paths, images, masks)):
+    for row, mask in zip(rows, mask_partners(tiles.paths, images, masks, files)):
         if isinstance(mask, tuple):
             which = f'; candidates: {", ".join(mask[:3])}' if mask else ''
             row['problem'] = f'{row["path"]}: no one mask of that name in {masks}{which}'
@@ -807,11 +808,11 @@ def mask_tiles(images, masks, gsd: float | Callable | None = None, on_error: str
         row['mask'] = mask
         if (a := picture_hw(row['path'])) != (b := picture_hw(mask)):
             row['problem'] = f'{row["path"]}: {a} pixels, but its mask has {b}'
-    say_left_over(masks, {row.get('mask') for row in rows})
+    say_left_over(masks, files, {row.get('mask') for row in rows})
     return gather(rows, tiles.classes, on_error, images)
 
 
-def stated_gsd(path, gsd: float | None) -> float | None:
+def own_or_given_gsd(path, gsd: float | None) -> float | None:
     "The GSD that a TIFF or JPEG 2000 file states itself, or else the one that is given."
     if Path(path).suffix.lower() not in {'.tif', '.tiff', '.jp2'}:
         return gsd
@@ -821,9 +822,9 @@ def stated_gsd(path, gsd: float | None) -> float | None:
         return gsd
 
 
-def say_left_over(masks, used: set) -> None:
-    "Warn of mask files that belong to no image, unless images and masks share a folder."
-    over = [str(p) for p in files_below(masks, follow=99)[0] if str(p) not in used]
+def say_left_over(masks, files: Sequence, used: set) -> None:
+    "Warn of mask `files` that belong to no image, unless images and masks share a folder."
+    over = [str(p) for p in files if str(p) not in used]
     if over:
         warnings.warn(
             f'{masks}: {len(over)} masks belong to no image and are passed over, e.g. {over[0]}',
@@ -949,13 +950,6 @@ def given_parts(tiles: Tiles) -> dict[str, Tiles]:
         names = [s or 'train' for s in names]
         parts = parts | {'train'}
     if 'train' not in parts or len(parts) < 2:
-        if others := set(names) - {'train', 'val', 'test', ''}:
-            if len(set(names)) > 1:
-                said = ', '.join(sorted(map(repr, others))[:5])
-                warnings.warn(
-                    f'parts {said} are none of train, val and test, so no split is taken from them',
-                    stacklevel=3,
-                )
         return {}
     out = {p: tiles.subset(i for i, s in enumerate(names) if s == p) for p in sorted(parts)}
     if rest := Counter(s or 'no part' for s in names if s not in parts):
@@ -983,6 +977,14 @@ def split_tiles(
         out = parts.get('test', parts.get('val')) if held_out else tiles.subset([])
         assert out is not None  # there are two parts
         return parts['train'], out
+    names = {s or '' for s in tiles.splits}
+    others = names - {'train', 'val', 'test', ''}
+    if by == 'auto' and others and len(names) > 1:
+        said = ', '.join(sorted(map(repr, others))[:5])
+        warnings.warn(
+            f'parts {said} are none of train, val and test, so no split is taken from them',
+            stacklevel=3,
+        )
     rng = np.random.default_rng(seed)
     drawn: set[int] = set()
     labels = np.array([-1 if y is None else y for y in tiles.labels])
