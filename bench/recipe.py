@@ -7,9 +7,12 @@ Variants of one pretraining run at equal samples seen, compared on a split of th
 
 trains each named variant (all of `VARIANTS` where none is named) for each seed on four fifths of
 the tiles and asks the frozen teacher about the last fifth: weighted kNN (20 neighbours) and
-logistic regression, with the effective rank of its features and the GSD's error where it is read.
-One line of JSON a run is added to the table; runs in it already are passed over, so the command
-can be stopped and given again. The test list is never opened.
+logistic regression, with the effective rank of its features and, where the tiles differ in GSD, the
+median relative error of the GSD that its head reads from whole tiles. Names that begin with
+'result' change the preset `small-images`, the others the trial.
+
+One line of JSON a run is added to the table; runs in it already are passed over, so the command can be
+stopped and given again. The test list is never opened.
 """
 
 import argparse
@@ -26,29 +29,12 @@ from sklearn.preprocessing import StandardScaler
 from satdino_nb.data import check_images, open_tiles, split_tiles
 from satdino_nb.dino import effective_rank
 from satdino_nb.features import extract_features
-from satdino_nb.pretrain import PretrainConfig, knn_predict, pretrain
-from satdino_nb.views import ViewConfig
+from satdino_nb.pretrain import PretrainConfig, knn_predict, pretrain, pretrain_preset
+from satdino_nb.views import view_preset
 from satdino_nb.vit import ViTConfig
 
-VIEWS = ViewConfig(
-    global_size=48,
-    local_size=24,
-    n_local=6,
-    global_scale=(0.4, 1.0),
-    local_scale=(0.1, 0.4),
-    brightness=0.25,
-    contrast=0.25,
-    saturation=0.1,
-    hue=0.02,
-    grey=0.0,
-    solarise=0.0,
-    blur=(0.2, 0.1, 0.1),
-    blur_sigma=(0.1, 1.0),
-    vertical_flip=0.5,
-    quarter_turn=0.5,
-)
 TRIAL = PretrainConfig(
-    views=VIEWS,
+    views=view_preset('overhead', global_size=48, local_size=24),
     vit=ViTConfig(img_size=64, patch_size=8, embed_dim=128, depth=4, num_heads=4),
     batch_size=128,
     centring='sinkhorn',
@@ -67,17 +53,32 @@ TRIAL = PretrainConfig(
     log_every=100,
     save_every=100_000,
 )
+RESULT = pretrain_preset(
+    'small-images',
+    epochs=None,
+    precision='bf16',
+    held_out=0.2,
+    check=False,
+    workers=1,
+    knn_every=0,
+    log_every=100,
+    save_every=100_000,
+)
 
 
 def views(**changes):
     return lambda c: replace(c, views=replace(c.views, **changes))
 
 
+def vit(**changes):
+    return lambda c: replace(c, vit=replace(c.vit, **changes))
+
+
 def run(**changes):
     return lambda c: replace(c, **changes)
 
 
-# name: what changes in TRIAL
+# name: what changes in TRIAL, or below in RESULT
 VARIANTS = {
     'trial': run(),
     'upright': views(vertical_flip=0.0, quarter_turn=0.0),
@@ -106,6 +107,14 @@ VARIANTS = {
     'two locals': views(n_local=2),
     'gamma 0': run(gamma=0.0),
     'drop path 0.1': run(drop_path=0.1),
+    # what changes in RESULT
+    'result': run(),
+    'result, fixed GSD head': run(train_gsd_head=False),
+    'result, GSD in metres': vit(gsd_log=False),
+    'result, fixed head, metres': lambda c: replace(vit(gsd_log=False)(c), train_gsd_head=False),
+    'result, gamma 0.1': run(gamma=0.1),
+    'result, gamma 0.01': run(gamma=0.01),
+    'result, shuffled GSD': run(shuffle_gsd=True),
 }
 
 
@@ -124,6 +133,8 @@ def judge(gallery, queries) -> dict:
         logistic=float(probe.score(scale.transform(queries.cls), queries.labels)),
         rank=effective_rank(queries.cls - queries.cls.mean(0)).item(),
     )
+    if queries.gsd_estimate is not None and len(queries.gsd.unique()) > 1:
+        found['gsd_error'] = (queries.gsd_estimate / queries.gsd - 1).abs().median().item()
     return {name: round(value, 4) for name, value in found.items()}
 
 
@@ -148,7 +159,7 @@ def main() -> None:
         for name in args.variants or VARIANTS:
             if (name, seed, args.samples) in done:
                 continue
-            config = VARIANTS[name](TRIAL)
+            config = VARIANTS[name](RESULT if name.startswith('result') else TRIAL)
             config = replace(
                 config,
                 steps=args.samples // config.batch_size,

@@ -363,13 +363,19 @@ def resolved(c: PretrainConfig) -> ResolvedConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     'laptop': dict(knn_every=100),
     'small-images': dict(
-        vit=vit_preset('tiny', img_size=64, patch_size=8),
+        views=view_preset('overhead'),
+        coarse=0.8,
+        vit=vit_preset('nano', img_size=64, patch_size=8, gsd_log=True),
+        drop_path=0.0,
         epochs=100,
-        batch_size=256,
-        lr=None,
-        momentum=None,
-        out_dim=None,
-        hidden_dim=2048,
+        batch_size=128,
+        lr=1e-3,
+        warmup=0.05,
+        out_dim=2048,
+        hidden_dim=512,
+        bottleneck_dim=128,
+        centring='sinkhorn',
+        gamma=1.0,
         precision='auto',
         workers=4,
         knn_every=500,
@@ -431,7 +437,7 @@ def resolve_config(c: PretrainConfig, n: int) -> ResolvedConfig:
     256 images); the teacher's momentum from the number of steps and prototypes from that of images
     by rules of thumb.
 
-    Example: `resolve_config(pretrain_preset('small-images'), 21_600).steps` is 8400.
+    Example: `resolve_config(pretrain_preset('small-images'), 21_600).steps` is 16800.
     """
     per_epoch = n // c.batch_size
     if c.epochs is not None:

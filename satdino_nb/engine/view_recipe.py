@@ -116,7 +116,8 @@ class ViewConfig:
 def view_preset(name: str = 'paper', **changes: Any) -> ViewConfig:
     """A recipe by name, with changes.
 
-    - `name`: 'paper' (224 px images), 'small' (64 px images) or 'tiny' (demonstrations on a CPU).
+    - `name`: 'paper' (224 px images), 'small' (64 px images), 'overhead' (the same, turned every
+      way, with weaker colour and little blur: not SatDINO's) or 'tiny' (demonstrations on a CPU).
     - `changes`: fields of `ViewConfig`.
 
     `ValueError` for an unknown name, `TypeError` for an unknown field.
@@ -127,6 +128,23 @@ def view_preset(name: str = 'paper', **changes: Any) -> ViewConfig:
         paper={},
         small=dict(global_size=64, local_size=32, n_local=6, blur_sigma=(0.1, 1.0)),
         tiny=dict(global_size=32, local_size=16, n_local=4, blur_sigma=(0.1, 0.5)),
+        overhead=dict(
+            global_size=64,
+            local_size=32,
+            n_local=6,
+            global_scale=(0.4, 1.0),
+            local_scale=(0.1, 0.4),
+            vertical_flip=0.5,
+            quarter_turn=0.5,
+            brightness=0.25,
+            contrast=0.25,
+            saturation=0.1,
+            hue=0.02,
+            grey=0.0,
+            solarise=0.0,
+            blur=(0.2, 0.1, 0.1),
+            blur_sigma=(0.1, 1.0),
+        ),
     )
     if name not in presets:
         raise ValueError(f'no preset {name!r}; there are {", ".join(presets)}')
