@@ -11,8 +11,8 @@ logistic regression, with the effective rank of its features and, where the tile
 median relative error of the GSD that its head reads from whole tiles. Names that begin with
 'result' change the preset `small-images`, the others the trial.
 
-One line of JSON a run is added to the table; runs in it already are passed over, so the command can be
-stopped and given again. The test list is never opened.
+One line of JSON a run is added to the table; runs in it already are passed over, so the command
+can be stopped and given again. The test list is never opened.
 """
 
 import argparse
