@@ -356,6 +356,7 @@ def command(
     search: Literal['auto', 'fp32', 'bf16'] = 'fp32',
     counts: tuple[int, ...] = (1, 5, 10, 50),
     size: int | None = None,
+    pooling: Literal['cls', 'cls+mean', 'cls+mean+gsd'] = 'cls',
     seeds: int = 1,
     untrained_seeds: int = 3,
     tuning: FineTuneConfig = FineTuneConfig(),
@@ -373,8 +374,9 @@ def command(
 
     Protocols: knn, scales, linear, logistic, few, retrieval, finetune, gsd, and segment and
     segment_tuned for tables with a column mask. --split auto, image, class or place, of which
-    --held-out is the test (a fifth); a run has its own. --out keeps report, figures and features.
-    An option that nothing asked for reads is an error.
+    --held-out is the test (a fifth); a run has its own. --pooling: what is classified, the CLS
+    token alone or with the mean of the patches (and the GSD token) beside it. --out keeps report,
+    figures and features. An option that nothing asked for reads is an error.
     """
     more: dict[str, Any] = dict(
         k=k,
@@ -383,6 +385,7 @@ def command(
         search=search,
         counts=counts,
         size=size,
+        pooling=pooling,
         seeds=seeds,
         tuning=tuning,
         device=device,

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from .backbone import as_backbone
 from .calibration import calibration
+from .extraction import POOLINGS
 from .gsd_readout import HEAD, MEASURES, compare_readouts, image_statistics
 from .neighbours import check_temperature, knn_predict
 from .probes import classify, few_labels, labelled, neighbour_shares
@@ -219,6 +220,7 @@ class Setup:
     mask_other: int | None = None  # what other colours become; 255: ignored
     segmenting: SegmentConfig = SegmentConfig()
     size: int | None = None  # input pixels of a single-scale protocol; None: each model's own
+    pooling: str = 'cls'  # what is classified: `Features.pooled`
     device: str = 'auto'
     workers: int = 0
     cache: Path | None = None  # folder of features
@@ -246,14 +248,15 @@ class Setup:
         """Features of train and test tiles by a backbone or a `Baseline`, each computed once.
 
         `size`: input pixels; None: those of the setup, or the model's own, or else the data's.
-        `crop_pct`: share of the shorter side that is kept.
+        `crop_pct`: share of the shorter side that is kept. A network's are `pooled`.
         """
         size = size or self.size or model.config.img_size or image_side(self.test)
         if (model, size, crop_pct) not in self.kept:
             parts = [self.extract(model, t, size, crop_pct) for t in (self.train, self.test)]
             for who in parts[0]:
                 self.kept[who, size, crop_pct] = tuple(p[who] for p in parts)
-        return self.kept[model, size, crop_pct]
+        train, test = self.kept[model, size, crop_pct]
+        return train.pooled(self.pooling), test.pooled(self.pooling)
 
     def extract(self, model, tiles: Tiles, size: int, crop_pct: float) -> dict:
         "Features of `tiles` by model: of this one, and of any that come with it."
@@ -300,10 +303,12 @@ def check_setup(s: Setup, protocols: Sequence[str]) -> None:
     """`ValueError` for what cannot work, before anything is computed.
 
     Unknown protocols, no tiles, masks that are not explained, tiles without classes, classes that
-    only the test has, fewer tiles than neighbours, a temperature that is not above 0, settings
-    that no protocol in `protocols` reads.
+    only the test has, fewer tiles than neighbours, a temperature that is not above 0, an unknown
+    pooling, settings that no protocol in `protocols` reads.
     """
     check_temperature(s.temperature)
+    if s.pooling not in POOLINGS:
+        raise ValueError(f'no pooling {s.pooling!r} (--pooling); there are {", ".join(POOLINGS)}')
     unknown = [p for p in protocols if p not in PROTOCOLS]
     if unknown or not protocols:
         asked = unknown[0] if unknown else '(none given)'
@@ -556,6 +561,7 @@ def gsd_protocol(model, s: Setup) -> Answer:
 
     Of random crops, where all tiles have one GSD. Figures: `gsd`, the read-outs by name.
     """
+    s = replace(s, pooling='cls')  # each token is read by itself
     if len(set(s.train.gsds)) == 1:
         s = s.crops()
     places = s.train.places if None not in s.train.places else None
@@ -626,6 +632,7 @@ READ_BY: dict[str, frozenset[str]] = dict(  # the protocols that read a setting,
     tuning=frozenset({'finetune'}),
     seeds=frozenset(SEEDED),
     size=frozenset(PROTOCOLS) - {'scales'} - SEGMENTS,
+    pooling=frozenset(PROTOCOLS) - {'finetune', 'gsd'} - SEGMENTS,
     mask_classes=SEGMENTS,
     mask_colours=SEGMENTS,
     mask_other=SEGMENTS,
