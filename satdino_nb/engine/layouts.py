@@ -32,7 +32,12 @@ from .segments import by_size
 
 # %% ../../nbs/engine/09_layouts.ipynb #check-rows
 def check_rows(features: torch.Tensor) -> None:
-    "`ValueError` unless `features` are a table `(N, D)` of finite numbers."
+    "`ValueError` unless `features` hold `(N, D)` finite numbers, `TypeError` if no tensor."
+    if not isinstance(features, torch.Tensor):
+        raise TypeError(
+            f'features must be a tensor (N, D), got {type(features).__name__}; '
+            'extract_features(model, tiles).cls is one'
+        )
     if features.ndim != 2:
         raise ValueError(f'features hold shape {tuple(features.shape)}; it must be (N, D)')
     bad = ~features.isfinite().all(1)
@@ -81,11 +86,11 @@ def neighbours(features: torch.Tensor, k: int = 10) -> tuple[np.ndarray, np.ndar
 
         index, distance = neighbours(features.cls, 4)
     """
+    check_rows(features)
     if not 1 <= k < len(features):
         raise ValueError(
             f'k={k} neighbours of {len(features)} tiles; k must be from 1 to {len(features) - 1}'
         )
-    check_rows(features)
     x = F.normalize(features.float(), dim=1)
     found = []
     for start in range(0, len(x), 1024):
@@ -187,13 +192,13 @@ def map_quality(
 
         print(map_quality(features.cls, pca_map(features.cls).xy))
     """
+    check_rows(features)
     n = len(features)
     page = torch.as_tensor(np.asarray(xy), dtype=torch.float64)
     if page.shape != (n, 2):
         raise ValueError(f'places of shape {tuple(page.shape)} for {n} tiles; it must be ({n}, 2)')
     if n < 3 or k < 1:
         raise ValueError(f'{k} neighbours among {n} tiles; at least 1 among at least 3')
-    check_rows(features)
     k = min(k, (n - 1) // 2)
     x = F.normalize(features.float(), dim=1)
     rows = torch.from_numpy(np.random.default_rng(seed).permutation(n)[:most])
@@ -388,6 +393,7 @@ def umap_map(
         layout = umap_map(features.cls)
         map_figure(layout, tiles)
     """
+    check_rows(features)
     if not 3 <= k <= len(features):
         raise ValueError(
             f'k={k} neighbours in a map of {len(features)} tiles; k must be from 3 to that number'
@@ -473,6 +479,7 @@ def tsne_map(
 
         layout = tsne_map(features.cls, perplexity=20)
     """
+    check_rows(features)
     if not 1 <= perplexity < len(features):
         raise ValueError(
             f'perplexity={perplexity} in a map of {len(features)} tiles; it must be at least 1 and '
@@ -530,6 +537,7 @@ def maps_in_turn(
         for name, layout in maps_in_turn(features.cls):
             handle.update(map_figure(layout, tiles))   # PCA first, UMAP in its place
     """
+    check_rows(features)
     n = len(features)
     for method in methods:
         if method not in METHODS:
