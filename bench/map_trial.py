@@ -1,13 +1,15 @@
-"""Which canvas for the map: its own, or jupyter-scatter? Processor time of a browser per gesture.
+"""Which canvas for the map: its own, or jupyter-scatter? Frames a second, and their cost.
 
     SATDINO_BROWSER_SECONDS=600 python bench/map_trial.py 2000 10000 100000
 
 In a JupyterLab of its own (tests/browsing.py) each widget is drawn, then dragged, zoomed and
-hovered over, sixty steps each. Counted is the processor time of all of the browser's processes for
-a step, which a busy machine changes less than it changes frames; beside it stand the milliseconds
-from running the cell to the first frame. jupyter-scatter is measured where it is installed.
+hovered over, sixty steps each. Counted are frames: the median time between two of the page's (60 a
+second are the most that a page draws), and the processor time of all of the browser's processes for
+a step, which a busy machine changes less; beside them stand the milliseconds from running the cell
+to the first frame. jupyter-scatter is measured where it is installed.
 """
 
+import statistics
 import sys
 import tempfile
 import time
@@ -69,13 +71,23 @@ def drawn(page, k):
     return canvas.bounding_box()
 
 
+WATCH = """() => { const seen = window.frameTimes = [];
+const note = (t) => { if (window.frameTimes !== seen) return;
+seen.push(t); requestAnimationFrame(note); };
+requestAnimationFrame(note); }"""
+GAPS = """() => { const t = window.frameTimes; window.frameTimes = null;
+return t.slice(1).map((v, k) => v - t[k]); }"""
+
+
 def cost(page, step):
-    "Milliseconds of processor time for a step, of `STEPS` of them."
+    "Frames a second (median), and milliseconds of processor time, for a step of `STEPS`."
+    page.evaluate(WATCH)
     before = browser_seconds()
     for k in range(STEPS):
         step(k)
         page.evaluate('() => new Promise(requestAnimationFrame)')
-    return 1000 * (browser_seconds() - before) / STEPS
+    spent = 1000 * (browser_seconds() - before) / STEPS
+    return 1000 / statistics.median(page.evaluate(GAPS)), spent
 
 
 def run_cell(page, k):
@@ -125,11 +137,14 @@ def main(sizes):
             open_notebook(page, address('trial.ipynb'), run=False)
             run_cell(page, 0)
             page.wait_for_timeout(1000)
-            print('| widget | points | first frame | idle | hover | wheel | drag |')
+            print('frames a second / ms of processor time a step')
+            print('| widget | points | first frame, ms | idle | hover | wheel | drag |')
             print('|---|---|---|---|---|---|---|')
             for k, (name, n, _) in enumerate(todo, 1):
                 found = measure(page, k)
-                print(f'| {name} | {n:,} |', *(f'{v:.1f} |' for v in found.values()), flush=True)
+                first = found.pop('first')
+                steps = (f'{fps:.0f} / {ms:.0f} |' for fps, ms in found.values())
+                print(f'| {name} | {n:,} | {first:.0f} |', *steps, flush=True)
                 screenshot(page, f'trial_{name.split()[0]}_{n}')
             print('requests elsewhere:', len(elsewhere))
 

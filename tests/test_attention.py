@@ -29,6 +29,7 @@ from satdino_nb.engine.land import make_world, scene, somewhere
 from satdino_nb.engine.tiles import Tile, sample_tiles
 from satdino_nb.engine.what_moves import (
     CHANGES,
+    enlarged,
     moves_figure,
     scales_figure,
     statistics_estimator,
@@ -148,8 +149,9 @@ def test_networks_without_such_attention_are_refused(name, kw, word):
     tile = sample_tiles('place')[0]
     with pytest.raises(ValueError, match=word):
         last_attention(net, torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match=word):
-        attention_figure(net, tile, size=32)
+    for draw in (attention_figure, heads_figure, layers_figure):
+        with pytest.raises(ValueError, match=word):
+            draw(net, tile, size=32)
     with pytest.raises(ValueError, match='wrap a network by as_backbone'):
         last_attention(net.network, torch.zeros(1, 3, 32, 32))
 
@@ -235,6 +237,34 @@ def test_what_is_no_tile_is_refused(model, draw, tmp_path):
         with pytest.raises(ValueError, match=word) as e:
             draw(model, wrong)
         assert '\n' not in str(e.value)
+
+
+def test_scenes_are_refused_in_one_line(model, tmp_path):
+    drawn = scene('harbour', 0, 1.0, 32)
+    wrong = [
+        (lambda: attention_by_class(model, tmp_path, seeds=1), 'scenes with masks are needed'),
+        (lambda: attention_by_class(model, [], seeds=1), 'scenes with masks are needed'),
+        (lambda: attention_by_class(model, drawn, seeds=1), 'scenes with masks are needed'),
+        (lambda: class_attention_figure([]), 'no class to draw'),
+        (lambda: what_moves({}, tmp_path), 'scenes .land use, number, m/px. are needed'),
+        (lambda: what_moves({}, []), 'scenes .land use, number, m/px. are needed'),
+        (lambda: enlarged(torch.rand(1, 3, 8, 8), 0.5), 'factor=0.5 must be 1 or more'),
+    ]
+    larger = scene('harbour', 0, 1.0, 64)
+    wrong += [(lambda: attention_by_class(model, [drawn, larger], seeds=1), 'scenes of one size')]
+    for ask, words in wrong:
+        with pytest.raises(ValueError, match=words) as e:
+            ask()
+        assert '\n' not in str(e.value)
+
+
+def test_constant_pictures_have_an_estimate_each_way():
+    pictures = torch.stack([scene('suburb', k, g, 32).image for k in range(4) for g in (0.5, 2.0)])
+    ask = statistics_estimator(pictures / 255, [0.5, 2.0] * 4)
+    flat = torch.stack([torch.full((3, 32, 32), v) for v in (0.0, 0.5, 1.0)])
+    for change in CHANGES:
+        shown = flat if change.apply is None else change.apply(flat)
+        assert np.isfinite(ask(shown)).all(), change.name
 
 
 def test_figures_draw_on_given_axes_in_print_quality(model, tmp_path):

@@ -74,6 +74,9 @@ def test_tiles_without_class_gsd_or_names_are_drawn_and_said():
     paths = sample_tiles('test').paths[:4]
     the_map = MapWidget(anywhere(4), Tiles(paths, [None, 0.5, None, 1.0], labels=[0, None, 1, 1]))
     assert [m['label'] for m in the_map.view.marks] == ['0 (1)', '1 (2)', 'unknown (1)']
+    assert the_map.still()[:2] == b'\xff\xd8'  # a JPEG picture, of numbers for names
+    with pytest.raises(TypeError, match='tiles must be Tiles'):
+        MapWidget(anywhere(4), 'folder')
     the_map.state.colour = 'GSD'
     assert np.frombuffer(the_map.view.codes, np.uint8).tolist() == [255, 0, 255, 31]
     the_map.chosen = 0

@@ -11,7 +11,22 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from satdino_nb.embed import Map, colour_map_figure, map_figure, maps_in_turn, umap_map
+from satdino_nb.embed import (
+    Map,
+    colour_map_figure,
+    find_clusters,
+    map_figure,
+    map_quality,
+    maps_in_turn,
+    neighbours,
+    pca_map,
+    scale_path_figure,
+    scale_series,
+    scale_spread,
+    spread_figure,
+    tsne_map,
+    umap_map,
+)
 from satdino_nb.engine import layouts, map_figures
 from satdino_nb.engine.datasets import DatasetTiles
 
@@ -93,6 +108,51 @@ def test_duplicates_and_few_tiles_have_maps():
         assert np.isfinite(layout.xy).all(), name
     with pytest.raises(ValueError, match='40 rows of one direction'):
         next(maps_in_turn(torch.ones(40, 6)))
+
+
+def test_what_is_no_feature_tile_or_place_is_refused_in_one_line(tmp_path):
+    page = Map(np.eye(3)[:, :2], 'three')
+    x = torch.eye(3)
+    makers = (pca_map, umap_map, tsne_map, lambda f: next(maps_in_turn(f)))
+    makers += (lambda f: neighbours(f, 1), lambda f: find_clusters(f, 2))
+    makers += (lambda f: map_quality(f, page.xy), lambda f: scale_spread(f, 'aab', 'aab'))
+    for wrong in ('features.pt', tmp_path, np.eye(3)):
+        for make in makers:
+            with pytest.raises(TypeError, match='features must be a tensor') as e:
+                make(wrong)
+            assert '\n' not in str(e.value)
+    for wrong in ('folder', tmp_path):
+        with pytest.raises(TypeError, match='tiles must be Tiles'):
+            map_figure(page, wrong)
+    for ask, words in (
+        (lambda: pca_map(x[:1]), '1 row'),
+        (lambda: scale_series('harbour', (1.0,)), 'a list of land uses'),
+        (lambda: scale_series(('harbour',), (0.0, 1.0), size=8), '0'),
+        (lambda: scale_spread(x, 'abc', 'aab'), 'one picture alone'),
+        (lambda: scale_spread(x, 'aaa', 'aab'), 'one place of two classes'),
+        (lambda: scale_spread(x, 'aab', 'aa'), '2 classes'),
+        (lambda: scale_spread(torch.ones(4, 3), 'aabb', 'aabb'), 'collapsed'),
+        (lambda: scale_path_figure(page, {'a': np.zeros((2, 2))}, (1.0, 0.0)), '0'),
+        (lambda: scale_path_figure(page, {'a': np.full((2, 2), np.nan)}, (1.0, 2.0)), 'finite'),
+        (lambda: spread_figure({}), 'no spreads'),
+    ):
+        with pytest.raises(ValueError, match=words) as e:
+            ask()
+        assert '\n' not in str(e.value)
+
+
+def test_classes_without_names_are_numbers():
+    pictures = [(torch.full((3, 8, 8), v, dtype=torch.uint8), v) for v in range(3)]
+    tiles = DatasetTiles(pictures, classes=(), labels=[0, 7, None])
+    legend = map_figure(Map(np.eye(3)[:, :2], 'three'), tiles, size=4).axes[0].get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == ['0', '7', 'no class']
+
+
+def test_quality_of_a_thousand_is_that_of_all():
+    x = torch.randn(2500, 8, generator=torch.Generator().manual_seed(0))
+    whole, some = (map_quality(x, x[:, :2].numpy(), most=n) for n in (2500, 1000))
+    assert abs(whole.trustworthiness - some.trustworthiness) < 0.01
+    assert abs(whole.kept - some.kept) < 0.01 and 'of 1000 of 2500 tiles' in str(some)
 
 
 def test_captions_say_method_parameters_seed_and_what_distances_are_not():

@@ -98,7 +98,7 @@ def test_sizes_and_paths_are_refused_in_one_line(model):
     for draw in (patch_figure, lambda m, t, **kw: colours_figure(m, [t], **kw)):
         with pytest.raises(ValueError, match='60 x 60 px is not a multiple of the patch size 8'):
             draw(model, FLAT, size=60)
-        with pytest.raises(ValueError, match="a Tile is needed, got the path 'a.png'"):
+        with pytest.raises(ValueError, match="'a.png' is a path, but a tile is meant"):
             draw(model, 'a.png')
     with pytest.raises(ValueError, match='refuses pictures of 40 x 40 px'):
         patch_features(small(), torch.rand(1, 3, 40, 40))

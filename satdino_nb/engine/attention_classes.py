@@ -44,8 +44,11 @@ def scene_sums(
 
         scene_sums(model, [scene('suburb', 3, 0.5, 64)], ('cls',), 8)
     """
-    if isinstance(scenes, str) or not len(scenes) or not hasattr(scenes[0], 'mask'):
+    drawn = isinstance(scenes, (list, tuple)) and all(hasattr(s, 'mask') for s in scenes)
+    if not drawn or not scenes:
         raise ValueError('scenes with masks are needed: [scene(land_use, number, gsd, size), ...]')
+    if len(sizes := {tuple(s.image.shape) for s in scenes}) > 1:
+        raise ValueError(f'scenes of one size are needed, got {sorted(sizes)}')
     device = next(model.parameters()).device
     out: list[list[np.ndarray]] = []
     for k in range(0, len(scenes), batch_size):
@@ -164,11 +167,13 @@ def class_attention_figure(
 ) -> Axes:
     """Attention by class: tokens as markers with 95 % intervals, untrained networks as a band.
 
-    - `rows`: of `attention_by_class`; `head`: that of them, for the label.
+    - `rows`: of `attention_by_class`, `ValueError` for none; `head`: that of them, for the label.
     - `ax`: where to draw; None: axes of a new figure.
 
         class_attention_figure(attention_by_class(model, scenes)).get_figure()
     """
+    if not len(rows):
+        raise ValueError('no class to draw: none is shown by two scenes or more')
     names = list(dict.fromkeys(r.name for r in rows))
     tokens = list(dict.fromkeys(r.token for r in rows))
     if ax is None:
@@ -208,5 +213,5 @@ def class_attention_figure(
     ax.set_xlim(left=0)
     ax.set_xlabel('attention, times the mean', fontsize=9)
     ax.set_ylabel('ground (scenes)', fontsize=9)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     return ax

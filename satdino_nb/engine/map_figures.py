@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['DPI', 'OKABE_ITO', 'MARKS', 'SCALES', 'axes_or_new', 'page_size', 'Page', 'fit_page', 'free_page', 'write_caption',
            'as_label_lines', 'check_page', 'group_names', 'columns', 'mark_groups', 'highlight', 'groups_map_figure',
-           'map_figure', 'check_tiles', 'page_with_classes', 'add_thumbnails', 'nearest_edge', 'add_thumbnail',
-           'colour_map_figure', 'draw_quantity', 'gsd_map_figure']
+           'map_figure', 'class_name', 'check_tiles', 'page_with_classes', 'add_thumbnails', 'nearest_edge',
+           'add_thumbnail', 'colour_map_figure', 'draw_quantity', 'gsd_map_figure']
 
 # %% ../../nbs/engine/09_map_figures.ipynb #mf-imports
 import math
@@ -160,7 +160,7 @@ def highlight(ax: Axes, xy: np.ndarray, chosen: np.ndarray, title: str) -> None:
     - `chosen`: bool `(N,)`.
     - `title`: their name.
     """
-    ax.scatter(*columns(xy[~chosen]), s=2, color='0.82', linewidths=0)
+    ax.scatter(*columns(xy[~chosen]), s=3, color='0.72', linewidths=0)
     ax.scatter(*columns(xy[chosen]), s=6, color='#0072B2', linewidths=0)
     free_page(ax)
     ax.set_title(as_label(f'{title} ({chosen.sum()})'), fontsize=7, pad=2)
@@ -219,8 +219,8 @@ def map_figure(
     """
     check_tiles(tiles)
     check_page(layout, len(tiles), 'tiles')
-    labels = [None if y is None or y < 0 else y for y in tiles.labels]
-    names, index = group_names(['no class' if y is None else tiles.classes[y] for y in labels])
+    named = [class_name(tiles, i) or 'no class' for i in range(len(tiles))]
+    names, index = group_names(named)
     beside = ax is None and len(names) > len(MARKS)
     if beside:
         fig, ax = page_with_classes(layout, names, index, size)
@@ -235,6 +235,14 @@ def map_figure(
         )
     add_thumbnails(ax, layout, tiles, thumbnails)
     return fig
+
+
+def class_name(tiles: Tiles, i: int) -> str | None:
+    "What the class of tile `i` is called, its number where it has no name; None: it has none."
+    label = tiles.labels[i]
+    if label is None or label < 0:
+        return None
+    return tiles.classes[label] if label < len(tiles.classes) else str(label)
 
 
 def check_tiles(tiles: Any) -> None:
@@ -388,7 +396,7 @@ def draw_quantity(ax: Axes, xy: np.ndarray, values: np.ndarray, label: str, scal
             drawn = ax.scatter(
                 *columns(xy[chosen]),
                 c=shown[chosen],
-                s=14,
+                s=14 if marker == 'o' else 24,
                 marker=marker,
                 cmap=colormaps['cividis'],
                 vmin=low,

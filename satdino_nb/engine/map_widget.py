@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'SHAPES', 'UNKNOWN', 'MOST', 'STEPS', 'HOW_TO', 'check_places', 'packed_places', 'mark', 'class_codes',
-           'unknown_mark', 'quantity_codes', 'colour_codes', 'hover_picture', 'class_name', 'tile_words', 'write_index',
-           'Neighbour', 'MapState', 'check_k', 'unit_rows', 'all_columns', 'load_anywidget', 'static_text',
-           'view_class', 'MapAnswers', 'free_name', 'MapWidget', 'still_picture', 'link_map', 'link_explorer',
-           'offered', 'tile_names']
+           'unknown_mark', 'quantity_codes', 'colour_codes', 'hover_picture', 'tile_words', 'write_index', 'Neighbour',
+           'MapState', 'check_k', 'unit_rows', 'all_columns', 'load_anywidget', 'static_text', 'view_class',
+           'MapAnswers', 'free_name', 'MapWidget', 'still_picture', 'link_map', 'link_explorer', 'offered',
+           'tile_names']
 
 # %% ../../nbs/engine/09_map_widget.ipynb #imports
 import base64
@@ -30,12 +30,11 @@ import torch.nn.functional as F
 import traitlets
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 from PIL import Image
 
 from .exports import tile_columns
 from .layouts import Map, check_rows
-from .map_figures import OKABE_ITO, map_figure
+from .map_figures import OKABE_ITO, check_tiles, class_name, map_figure
 from .markup import as_cell, visible, write_csv
 from .messages import has_kernel
 from .tiles import Tile, Tiles
@@ -45,14 +44,15 @@ from ..gsd import draw_scale_bar
 def check_places(layout: Map, tiles: Tiles) -> np.ndarray:
     """The places of a map as floats `(N, 2)`, if they can be drawn.
 
-    - `layout`: a `Map`, or anything with `xy` and `caption`.
-    - `tiles`: as many `Tiles`.
+    - `layout`: a `Map`.
+    - `tiles`: as many `Tiles`; `TypeError` for a path.
 
     `ValueError` for another number of places, for fewer than two, for NaN or infinity, and where
     all tiles are in one place.
 
         check_places(pca_map(features.cls), tiles).shape   # (N, 2)
     """
+    check_tiles(tiles)
     xy = np.asarray(layout.xy, dtype=float)
     if xy.ndim != 2 or xy.shape[1] != 2:
         raise ValueError(f'places of a map are (N, 2), got {xy.shape}')
@@ -108,9 +108,8 @@ def class_codes(values: Sequence) -> tuple[np.ndarray, list[dict]]:
         mark(i, f'{v} ({counts[v]})', COLOURS[i % 7], SHAPES[i % 5]) for i, v in enumerate(named)
     ]
     others = codes.count(MOST)
-    marks += [mark(MOST, f'{len(counts) - MOST} rarer ones ({others})', '#777777', 'circle')] * (
-        others > 0
-    )
+    if others:
+        marks.append(mark(MOST, f'{len(counts) - MOST} rarer ones ({others})', '#777777', 'circle'))
     return np.array(codes, dtype=np.uint8), marks + unknown_mark(codes.count(UNKNOWN))
 
 
@@ -199,14 +198,6 @@ def hover_picture(tile: Tile, size: int = 192) -> bytes:
     return buffer.getvalue()
 
 
-def class_name(tiles: Tiles, i: int) -> str | None:
-    "What the class of tile `i` is called, its number where it has no name; None: it has none."
-    label = tiles.labels[i]
-    if label is None or label < 0:
-        return None
-    return tiles.classes[label] if label < len(tiles.classes) else str(label)
-
-
 def tile_words(tiles: Tiles, i: int) -> str:
     """Number, class, GSD and file of a tile, in one line.
 
@@ -247,7 +238,7 @@ def write_index(tiles: Tiles, path: str | Path) -> Path:
     columns: dict[str, list] = dict(file=[os.path.abspath(p) for p in tiles.paths])
     columns['gsd'] = ['' if g is None else repr(float(g)) for g in tiles.gsds]
     if any(y is not None for y in tiles.labels):
-        columns['class'] = ['' if y is None else tiles.classes[y] for y in tiles.labels]
+        columns['class'] = [class_name(tiles, i) or '' for i in range(len(tiles))]
     for name, values in tile_columns(tiles).items():
         columns[name] = ['' if v is None else v for v in values]
     quoted = sorted({c for c in columns.get('class', ()) if as_cell(c) != c})
@@ -299,8 +290,7 @@ class MapState(traitlets.HasTraits):
         k: int = 6,
     ):
         self.xy = check_places(layout, tiles)
-        quality = getattr(layout, 'quality', None)  # where it has been measured
-        self.caption = visible('; '.join(str(t) for t in (layout.caption, quality) if t))
+        self.caption = visible('; '.join(str(layout).splitlines()))  # with its quality
         self.tiles = tiles
         self.k = min(check_k(k), len(tiles) - 1)
         self.directions = None if features is None else unit_rows(features, len(tiles))
@@ -673,10 +663,8 @@ def still_picture(layout: Map, tiles: Tiles, most: int = 2000) -> bytes:
         told = f'{layout.caption}; {most:,} of {len(tiles):,} tiles are drawn'
         layout = Map(np.asarray(layout.xy)[rows], told)
         tiles = tiles.subset(rows)
-    drawn = map_figure(layout, tiles)
-    figure = drawn if isinstance(drawn, Figure) else drawn.figure
     buffer = io.BytesIO()
-    figure.savefig(buffer, format='jpeg', dpi=80, pil_kwargs=dict(quality=80))
+    map_figure(layout, tiles).savefig(buffer, format='jpeg', dpi=80, pil_kwargs=dict(quality=80))
     return buffer.getvalue()
 
 # %% ../../nbs/engine/09_map_widget.ipynb #link-map

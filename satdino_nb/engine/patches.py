@@ -7,6 +7,7 @@ __all__ = ['Features', 'feature_map', 'feature_maps', 'patch_rows', 'PatchBasis'
            'patch_similarity', 'patch_at', 'patch_figure', 'marked', 'colours_figure', 'foreground_colours']
 
 # %% ../../nbs/engine/08_1_patches.ipynb #pa-imports
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -289,12 +290,10 @@ def colours_figure(
 
         colours_figure(model, [sample_tiles('place')[i] for i in range(3)])
     """
-    if isinstance(tiles, (str, Tile)) or not len(tiles):
-        raise ValueError(
-            f'a list of tiles is needed, got {type(tiles).__name__}'
-            if isinstance(tiles, (str, Tile))
-            else 'no tiles to draw'
-        )
+    if isinstance(tiles, (str, os.PathLike, Tile)):
+        raise ValueError(f'a list of tiles is needed, got {type(tiles).__name__}')
+    if not len(tiles):
+        raise ValueError('no tiles to draw')
     shown = [tile_picture(tile, size) for tile in tiles]
     gsds = torch.tensor([gsd for _, gsd in shown])
     features = patch_features(model, torch.stack([picture for picture, _ in shown]), gsds)

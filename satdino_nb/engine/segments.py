@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from .input_pictures import grid_of_axes, picture_on
 from .patches import Features, feature_maps, patch_rows
+from .photometry import GREY
 
 # %% ../../nbs/engine/08_1_segments.ipynb #patch-segments
 def patch_segments(
@@ -199,7 +200,7 @@ def groups_on(ax: Any, segment: torch.Tensor) -> None:
     for group in np.unique(numbers[numbers >= 0]):
         inside = distance_transform_edt(np.pad(numbers == group, 1))[1:-1, 1:-1]
         row, column = np.unravel_index(inside.argmax(), inside.shape)
-        dark = palette[group % len(palette)] @ (0.3, 0.59, 0.11) < 0.5
+        dark = palette[group % len(palette)] @ GREY.numpy() < 0.5
         style = dict(ha='center', va='center', fontsize=8, color='white' if dark else 'black')
         if inside.max() >= 1.4:
             ax.text(column, row, str(group), **style)

@@ -21,7 +21,6 @@ from matplotlib.figure import Figure, SubFigure
 from satdino_nb.engine.attention_figures import (
     colour_bar,
     overlays,
-    panels,
     relative_map,
     show_picture,
     token_names,
@@ -30,6 +29,7 @@ from .attention_maps import Attention, attention_maps
 from .drawing import MASK_CLASSES, World
 from .gsd_fit import fit_readout
 from .gsd_readout import picture_statistics
+from .input_pictures import grid_of_axes
 from .land import render, scene
 from .markup import as_label, markdown_table
 from .resampling import blur_matrix
@@ -96,8 +96,12 @@ def resampled(pictures: torch.Tensor, factor: float) -> torch.Tensor:
 def enlarged(pictures: torch.Tensor, factor: float) -> torch.Tensor:
     """The middle of pictures, enlarged by `factor` to their own size: GSD is divided by it.
 
+    `ValueError` for a factor below 1: there is nothing around a picture.
+
     enlarged(torch.rand(2, 3, 64, 64), 2)
     """
+    if factor < 1:
+        raise ValueError(f'factor={factor} must be 1 or more to enlarge the middle of a picture')
     h, w = pictures.shape[2:]
     inner = [max(1, round(n / factor)) for n in (h, w)]
     top, left = (h - inner[0]) // 2, (w - inner[1]) // 2
@@ -209,7 +213,7 @@ def what_moves(
 
         what_moves({'GSD token': token_estimator(model)}, [('suburb', 3, 0.5)] * 20)
     """
-    if isinstance(recipes, str) or not len(recipes):
+    if not isinstance(recipes, (list, tuple)) or not recipes:
         raise ValueError(
             f'scenes (land use, number, m/px) are needed to draw and change, got {recipes!r}'
         )
@@ -345,17 +349,16 @@ def scales_figure(
         estimators = {'GSD token': token_estimator(model)}
     said = {name: ask(pictures) for name, ask in estimators.items()}
     tokens = token_names(model)
-    fig, cells = panels(1 + len(tokens), len(gsds), axes, 1.9)
+    grid = grid_of_axes(axes, 1 + len(tokens), len(gsds), 1.9, 2.2, beside=0.7)
     below: list[Axes] = []
-    for i, (gsd, ax) in enumerate(zip(gsds, cells)):
+    for i, (gsd, ax) in enumerate(zip(gsds, grid[0])):
         show_picture(pictures[i], gsd, ax)
         answers = [f'{as_label(name)}: {v[i]:.2g}' for name, v in said.items()]
         ax.set_title('\n'.join([f'true {gsd:.2g} m/px', *answers]), fontsize=8)
     highest = 0.0
     drawn = None
     for k, token in enumerate(tokens, 1):
-        for i in range(len(gsds)):
-            ax = cells[k * len(gsds) + i]
+        for i, ax in enumerate(grid[k]):
             weights = relative_map(part_of(attention, i), token, head)
             title = f'{token.upper()} token' if i == 0 else ''
             drawn = overlays(pictures[i], {title: weights}, [ax], opacity)
@@ -365,4 +368,4 @@ def scales_figure(
         ax.images[1].set_clim(0, highest)
     assert drawn is not None
     colour_bar(drawn, below)
-    return fig
+    return grid[0, 0].figure
