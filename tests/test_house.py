@@ -150,6 +150,7 @@ def test_numbers_are_what_they_say(tmp_path):
     assert imports_of(package) == {'a': set(), 'b': {'a'}}  # also inside of functions
 
 
+@pytest.mark.slow
 def test_script_runs():
     script = [sys.executable, str(REPO / 'bench' / 'house.py')]
     out = subprocess.run(script, capture_output=True, text=True, timeout=600, check=True).stdout

@@ -247,6 +247,7 @@ def test_crops_without_a_labelled_pixel_make_no_nan(model, scenes):
     assert np.isfinite(losses).all() and 0 in losses
 
 
+@pytest.mark.slow
 def test_loading_processes_change_nothing(model, scenes):
     runs = [
         train_segmenter(
@@ -278,6 +279,7 @@ def test_folds_are_the_reports_of_each_fold_in_the_order_of_the_images(model, sc
 # other networks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('head', ['linear', 'pyramid'])
 def test_a_timm_network_in_both_heads(scenes, head):
     import timm
@@ -393,6 +395,7 @@ def test_a_segmenter_that_knows_more_classes_is_refused():
 # real imagery
 
 
+@pytest.mark.slow
 def test_dubai_split_by_tile(shared, bench, model):
     data, tile = bench.dubai(shared('data/dubai_segmentation'))
     assert (
