@@ -44,6 +44,7 @@ def model():
     return load_satdino('satdino-nano')
 
 
+@pytest.mark.slow
 def test_figures_leave_the_process_alone(model):
     import sklearn.decomposition  # noqa: F401  (its import sets warning filters, once a process)
 
@@ -291,6 +292,7 @@ def test_trained_attention_differs_from_untrained_by_class(model):
     assert class_attention_figure(rows, ax=own) is own
 
 
+@pytest.mark.slow
 def test_what_moves_the_shipped_model(model):
     "Enlarging moves both estimators to finer; the token alone is asked about things."
     recipes = [('parking', k, 0.4) for k in range(12)]

@@ -240,7 +240,9 @@ def test_views(gpu):
     ],
     ids=lambda c: ' '.join(c) or 'plain',
 )
-@pytest.mark.parametrize('parts, freeze', [(1, False), (2, True)])
+@pytest.mark.parametrize(
+    'parts, freeze', [(1, False), pytest.param(2, True, marks=pytest.mark.slow)]
+)
 def test_training_step(gpu, change, parts, freeze):
     """A whole training step; GSDs stay on the CPU until the loss needs them.
 

@@ -201,6 +201,7 @@ def test_samples_that_need_a_word_more(sample, words):
         check_images(DatasetTiles(Samples(sample)))
 
 
+@pytest.mark.slow
 def test_adapted_data_sets_cross_to_workers():
     tiles = DatasetTiles(
         Samples(*[(torch.full((3, 4, 4), i, dtype=torch.uint8), i % 2) for i in range(6)]),

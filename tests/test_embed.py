@@ -47,6 +47,7 @@ def test_umap_leaves_the_process_alone_and_is_the_same_in_another():
     assert fresh(UMAP_STATE) == fresh(UMAP_STATE)
 
 
+@pytest.mark.slow
 def test_maps_are_drawn_without_pyplot():
     code = STATE + (
         'from satdino_nb import embed\n'

@@ -299,6 +299,7 @@ def test_uc_merced_by_neighbours(shared):
     )
 
 
+@pytest.mark.slow
 def test_a_split_by_location(shared, tmp_path):
     "Windows of georeferenced files, in squares of the ground; the intervals are over squares."
     tiles = geotiff_tiles(shared('data/neon_0.1m'), how=Windows(size=100), on_error='skip')
@@ -467,6 +468,7 @@ def test_features_survive_a_kill(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_intervals_and_pairs_in_a_report():
     train, test = sample_tiles('train'), sample_tiles('test')
     report = evaluate(
@@ -498,6 +500,7 @@ def test_intervals_and_pairs_in_a_report():
     }
 
 
+@pytest.mark.slow
 def test_seeds_of_what_is_trained_on_labels():
     from satdino_nb.finetune import FineTuneConfig
     from satdino_nb.intervals import Spread

@@ -4,6 +4,7 @@ Callbacks are called here as a front end would call them: an error inside one do
 notebook.
 """
 
+import io
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,8 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from satdino_nb.data import Tile
+from satdino_nb.engine.crop_panes import StripPane
 from satdino_nb.engine.crop_pictures import caption
 from satdino_nb.engine.observable_state import ObservableState
 from satdino_nb.engine.widgets import Later
@@ -139,6 +142,14 @@ def test_each_callback_shows_its_error(tiles):
     explorer.model.estimate()
     for pane in ('crop', 'sampling', 'strip', 'model'):
         assert 'Error' not in places[pane].value, pane
+
+
+def test_the_strip_is_shown_at_the_size_it_is_drawn_at(tiles):
+    "A picture that the browser stretches by a pixel is blurred."
+    pytest.importorskip('ipywidgets')
+    strip = StripPane(ObservableState(tiles)).strip
+    width, height = Image.open(io.BytesIO(strip.value)).size
+    assert (strip.layout.width, strip.layout.height) == (f'{width}px', f'{height}px')
 
 
 def test_a_model_without_a_gsd_head_is_said_so_in_its_pane(tiles):

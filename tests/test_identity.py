@@ -381,6 +381,7 @@ def test_two_processes_extract_into_one_cache(tmp_path):
         assert np.allclose(np.load(tmp_path / f'{i}.npy'), true.numpy(), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits the size of files')
 @pytest.mark.parametrize('what', ['features', 'pixels'])
 def test_a_file_that_may_not_grow_is_a_message(what, tmp_path):

@@ -52,6 +52,17 @@ def test_gallery_shows_every_figure():
     assert missing == [], 'give each a cell in nbs/gallery.ipynb: two words, and the call'
 
 
+def test_the_colour_bar_of_signed_numbers():
+    "It begins at 0 and has an arrow for the largest; a linear one has the ends of the numbers."
+    layout = layouts.Map(np.arange(8.0).reshape(4, 2), '')
+    for scale, low, extend in (('signed', 0, 'max'), ('linear', -2, 'neither')):
+        figure = map_figures.colour_map_figure(layout, [0.5, -2.0, 1.0, -1.0], 'error', scale)
+        drawn = [m for m in figure.axes[0].collections if m.colorbar]
+        assert {m.get_clim()[0] for m in drawn} == {low}
+        assert [m.colorbar.extend for m in drawn] == [extend]
+
+
+@pytest.mark.slow
 def test_pca_is_given_before_umap_is_even_imported():
     code = (
         'import sys, torch\n'
@@ -63,6 +74,7 @@ def test_pca_is_given_before_umap_is_even_imported():
     assert found.stdout.split() == ['PCA', '20', 'False'], found.stderr[-1500:]
 
 
+@pytest.mark.slow
 def test_a_map_in_a_folder_is_not_made_again(tmp_path, monkeypatch):
     "Neither in this process nor, as the memory is emptied, in a later one; others are."
     pytest.importorskip('umap')

@@ -65,6 +65,7 @@ def test_a_rare_class_ends_no_tuning_and_what_is_given_is_taken():
     )
 
 
+@pytest.mark.slow
 def test_intervals_of_calibration_hold_the_number_and_the_truth():
     "Confidences that are `shift` too high: the true error is `shift`; 95 % of intervals hold it."
     rng = np.random.default_rng(0)

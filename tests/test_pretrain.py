@@ -87,7 +87,8 @@ def first(tmp_path):
     ),
 )
 def test_every_setting_trains_and_is_read_back(tmp_path, changes):
-    run = trained(tmp_path, **changes)
+    some = TRAIN.subset(range(0, len(TRAIN), 5))
+    run = trained(tmp_path, some, **(dict(steps=2) | changes))
     again = load_run(run.out)
     assert (
         again.config == run.config
@@ -296,6 +297,7 @@ def test_a_cached_mixture_is_the_mixture(tmp_path):
     assert cached.weights == tiles.weights and cached.labels == tiles.labels
 
 
+@pytest.mark.slow
 def test_tensorboard_gets_every_number(tmp_path):
     accumulator = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     run = trained(tmp_path, track='tensorboard')
@@ -447,6 +449,7 @@ def test_a_collapse_is_said_while_it_happens(tmp_path, capsys):
     assert len(said) == 1 and said[0].startswith('step 2: ') and 'teacher_temp' in said[0]
 
 
+@pytest.mark.slow
 def test_the_number_of_loading_processes_changes_nothing(tmp_path):
     one, two = (trained(tmp_path / f'workers{n}', workers=n, steps=2) for n in (0, 1))
     assert [r['loss'] for r in one.metrics] == [r['loss'] for r in two.metrics]
@@ -498,6 +501,7 @@ def test_tiles_that_cannot_be_used_are_refused(tmp_path, change, words):
     assert not (tmp_path / 'bad').exists()
 
 
+@pytest.mark.slow
 def test_some_settings_may_change_on_the_way(tmp_path):
     trained(tmp_path, steps=2, save_every=1)
     again = dict(steps=2, save_every=1, resume=True)

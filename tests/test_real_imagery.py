@@ -29,6 +29,7 @@ from satdino_nb.pretrain import PretrainConfig, pretrain
 from satdino_nb.views import MultiCrop, centre_view, view_preset
 
 
+@pytest.mark.slow
 def test_eurosat_equals_torchvisions_reading(shared):
     from torchvision.datasets import EuroSAT
     from torchvision.transforms.functional import pil_to_tensor
@@ -63,6 +64,7 @@ def test_images_of_different_sizes_share_a_batch(shared):
     ].shape == (len(batch), 3, 64, 64)
 
 
+@pytest.mark.slow
 def test_eurosat_through_torchvision(shared):
     from torchvision.datasets import EuroSAT
 
@@ -103,6 +105,7 @@ def test_eurosat_through_torchgeo(shared):
     assert torch.equal(tiles[500].image, ours[500].image) and tiles[500].label == ours[500].label
 
 
+@pytest.mark.slow
 def test_statistics_of_eurosat_are_those_of_the_released_code(shared):
     stats = channel_stats(folder_tiles(shared('data/eurosat') / '2750', 10), most=3000)
     assert stats.mean == pytest.approx(NORMALISATIONS['eurosat'].mean, abs=0.01)
@@ -120,6 +123,7 @@ def test_gsd_of_georeferenced_files_agrees_with_their_folders(shared):
         assert file_gsd(path) == pytest.approx((0.1, 0.1), rel=0.005), path
 
 
+@pytest.mark.slow
 def test_windows_of_every_georeferenced_file(shared):
     pytest.importorskip('rasterio')
     tiles = check_images(geotiff_tiles(shared('data/geotiff'), how=Windows(size=256)))
@@ -142,6 +146,7 @@ def test_windows_of_every_georeferenced_file(shared):
     assert all(g == pytest.approx(0.1, rel=0.005) for g in neon.gsds) and len(set(neon.paths)) >= 18
 
 
+@pytest.mark.slow
 def test_three_zooms_of_one_place(shared):
     "GSD from the tiles' names agrees with the documented values, and their masks pair up."
 

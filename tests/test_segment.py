@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from satdino_nb.data import Normalisation, mask_tiles, samples_dir, table_tiles
+from satdino_nb.engine.segmentation import pixel_table
 from satdino_nb.scenes import SceneDataset
 from satdino_nb.segment import (
     LinearSegmenter,
@@ -246,6 +247,7 @@ def test_crops_without_a_labelled_pixel_make_no_nan(model, scenes):
     assert np.isfinite(losses).all() and 0 in losses
 
 
+@pytest.mark.slow
 def test_loading_processes_change_nothing(model, scenes):
     runs = [
         train_segmenter(
@@ -277,6 +279,7 @@ def test_folds_are_the_reports_of_each_fold_in_the_order_of_the_images(model, sc
 # other networks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('head', ['linear', 'pyramid'])
 def test_a_timm_network_in_both_heads(scenes, head):
     import timm
@@ -354,8 +357,7 @@ def test_memory_follows_the_width_not_the_height():
 
 
 def test_ignored_pixels_and_absent_classes_in_the_score():
-    from torchmetrics.functional.classification import multiclass_jaccard_index
-
+    theirs = pytest.importorskip('torchmetrics.functional.classification')
     generator = torch.Generator().manual_seed(0)
     truth = torch.randint(3, (4, 50, 70), generator=generator)
     truth[torch.rand(truth.shape, generator=generator) < 0.3] = 255
@@ -365,14 +367,35 @@ def test_ignored_pixels_and_absent_classes_in_the_score():
     tables = confusions(answer, data, 32)
     said = torch.stack([predict_mask(answer, i, 32) for i in images]).long()
     assert tables.sum() == (truth != 255).sum()
-    assert mean_iou(tables.sum(0)) == pytest.approx(
-        multiclass_jaccard_index(said, truth, 4, average='macro', ignore_index=255).item(), abs=1e-6
-    )
+    counted = theirs.multiclass_confusion_matrix(said, truth, 4, ignore_index=255)
+    assert torch.equal(tables.sum(0), counted)
+    iou = theirs.multiclass_jaccard_index(said, truth, 4, average='macro', ignore_index=255)
+    assert mean_iou(tables.sum(0)) == pytest.approx(iou.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize('ignore_index', [255, 0])  # also one of the numbers of the classes
+def test_a_table_of_pixels_counted_by_hand(ignore_index):
+    truth = torch.tensor([[0, 1, 2], [2, 255, 0]], dtype=torch.uint8)
+    said = torch.tensor([[0, 2, 2], [1, 1, 2]], dtype=torch.uint8)
+    truth[truth == 255] = ignore_index
+    table = pixel_table(truth, said, 3, ignore_index)
+    first = [1, 0, 1] if ignore_index else [0, 0, 0]
+    assert table.tolist() == [first, [0, 0, 1], [0, 1, 1]]
+
+
+def test_a_segmenter_that_knows_more_classes_is_refused():
+    "Its numbers would be counted in the next row of the table."
+    image = torch.zeros(3, 20, 20, dtype=torch.uint8)
+    data = Masked([(image, torch.zeros(20, 20, dtype=torch.uint8), None)], 'ab')
+    answer = lambda x, gsd: torch.stack([x[:, 0] + 0.0, x[:, 0] + 0.0, x[:, 0] + 1.0], 1)
+    with pytest.raises(ValueError, match='class numbers 0 to 2 .* but 2 classes are named'):
+        confusions(answer, data, 20)
 
 
 # real imagery
 
 
+@pytest.mark.slow
 def test_dubai_split_by_tile(shared, bench, model):
     data, tile = bench.dubai(shared('data/dubai_segmentation'))
     assert (

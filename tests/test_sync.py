@@ -37,6 +37,7 @@ def copy(repo, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_an_export_into_an_empty_package_equals_the_package(repo, copy):
     run('nbdev_export', cwd=copy)
     kept, made = package_files(repo), package_files(copy)
@@ -71,6 +72,7 @@ def test_notebook_is_small_whole_and_has_run(notebook):
     )
 
 
+@pytest.mark.slow
 def test_readme_is_the_index(repo, copy):
     shutil.copy(repo / 'Makefile', copy / 'Makefile')
     (copy / '.venv').symlink_to(BIN.parent)

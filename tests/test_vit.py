@@ -1163,6 +1163,7 @@ def test_compile_without_graph_breaks(rule, backend):
     assert model.patch_embed.proj.weight.grad is not None
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_export(model, x):
     batch = torch.export.Dim('batch', min=1, max=64)
@@ -1172,6 +1173,7 @@ def test_export(model, x):
         assert torch.allclose(program(y), model(y), atol=1e-5)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize('size', [64, 96])
 def test_onnx(published, tmp_path, size):

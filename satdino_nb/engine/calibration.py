@@ -141,6 +141,8 @@ def confusion(scores: torch.Tensor, labels: torch.Tensor, num_classes: int) -> n
     - `scores`: of classes, `(N, C)`.
     - `labels`: class indices `(N,)`.
     - `num_classes`: C.
+
+        confusion(torch.eye(3)[[0, 1, 1]], torch.tensor([0, 1, 2]), 3)[2, 1]   # 1
     """
     from sklearn.metrics import confusion_matrix
 

@@ -462,6 +462,13 @@ def check_normalised(x: torch.Tensor, most: float = 60) -> None:
 class Normalisation:
     """Mean and standard deviation of each channel, for pixel values from 0 to 1.
 
+    - `mean`: of each channel.
+    - `std`: standard deviation of each channel, above 0.
+
+    Called with images `(..., C, H, W)`, uint8 or float from 0 to 1, it gives them as float32 of
+    mean 0 and deviation 1. `FMOW` is that of the published weights, `channel_stats` measures one.
+
+    >>> x = Normalisation((0.4, 0.4, 0.4), (0.2, 0.2, 0.2))(images)
     >>> FMOW(torch.zeros(2, 3, 224, 224, dtype=torch.uint8)).shape
     torch.Size([2, 3, 224, 224])
     """

@@ -198,9 +198,24 @@ def model_name(m) -> str:
 class Setup:
     """Tiles and settings that all models share, and what was computed of them once.
 
-    `train`, `test`: labelled tiles. The other fields are settings of one protocol each, and have
-    the defaults of the command line. `kept` belongs to the methods below.
-    `knn_protocol(model, Setup(train, test))`.
+    The defaults are those of the command line.
+
+    - `train`, `test`: labelled tiles.
+    - `k`: neighbours; `ks`: several such numbers, for the protocol `knn`.
+    - `temperature`: of the vote of neighbours. `search`: for them, 'fp32' (exact), 'bf16', or
+      'auto', the faster here.
+    - `scales`: shares of the images' side, of `scales`.
+    - `counts`: labels a class, of `few`; `draws`: how often they are drawn.
+    - `tuning`: how `finetune` trains. `segmenting`: how the protocols of segmentation do.
+    - `seeds`: how often what is trained on labels is trained; `seed`: the first of them.
+    - `mask_classes`: names, in the order of the masks' values or of `mask_colours`, 'RRGGBB';
+      `mask_other`: what other colours become, 255: ignored.
+    - `size`: input pixels of a protocol of one scale; None: each model's own.
+    - `device`: 'auto', 'cpu', 'cuda'. `workers`: processes that load. `cache`: folder of features.
+    - `reference`: the backbone whose patches raw pixels take.
+    - `kept`: what was computed; it belongs to the methods below.
+
+        PROTOCOLS['knn'](model, Setup(train, test)).outcomes
     """
 
     train: Tiles

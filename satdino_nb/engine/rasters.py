@@ -56,6 +56,13 @@ def window_boxes(hw: tuple, size: int, stride: int | None = None) -> list[tuple]
 class Windows:
     """How georeferenced files become tiles; `ValueError` for numbers that make no sense.
 
+    - `size`: of a window, pixels both ways.
+    - `stride`: pixels from one window to the next; None: `size`, so that none overlap.
+    - `bands`: three band numbers from 1; None: red, green and blue, as the file describes them.
+    - `percentiles`: of a band that is not 8-bit, those that become black and white.
+    - `limits`: instead of percentiles: `(low, high)` for all bands, or one such pair for each.
+    - `min_valid`: smallest share of valid pixels in a tile, 0 to 1.
+
     >>> geotiff_tiles('survey', how=Windows(size=160, bands=(4, 3, 2)))
     """
 
@@ -474,7 +481,9 @@ def footprints(tiles: Tiles) -> list:
     Clockwise from the upper left, which lies from -180 to 180 degrees east whatever the file
     counts; None for a tile without coordinates. A ring across the 180th meridian goes on beyond
     180 (or -180) degrees, so that it has no jump. Around a pole the last corner is more than 180
-    degrees from the first. Needs rasterio.
+    degrees from the first. `tiles`: of any reader; `ImportError` without rasterio.
+
+    >>> footprints(geotiff_tiles('survey.tif'))[0]   # [[14.99, 49.65], [14.99, 49.65], ...]
     """
     out: list[np.ndarray | None] = [None] * len(tiles)
     for path in dict.fromkeys(tiles.paths) if isinstance(tiles, GeoTiles) else ():

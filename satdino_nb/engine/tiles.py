@@ -65,6 +65,14 @@ _logger = logging.getLogger(__name__)
 class Tile:
     """A picture, its ground sample distance (GSD), and where both came from.
 
+    - `image`: uint8 `(C, H, W)`.
+    - `gsd`: metres per pixel of `image`; None: nobody knows.
+    - `label`: number of its class; None: it has none.
+    - `path`: the file to name when something is wrong.
+    - `box`: `(top, left, height, width)` in the file's pixels; None: all of it; `ValueError` for
+      one that is none.
+    - `nominal_gsd`: metres per pixel of the sensor, where it differs.
+
     >>> Tile(torch.zeros(3, 64, 64, dtype=torch.uint8), gsd=10.0, path='field.png')
     """
 
@@ -1122,7 +1130,8 @@ def collate_parts(tiles: Sequence[Tile]) -> list[Batch]:
 def collate(tiles: Sequence[Tile]) -> Batch:
     """Stack tiles into a `Batch`, padding below and to the right where sizes differ.
 
-    A `DataLoader` of tiles does so by itself.
+    A `DataLoader` of tiles does so by itself. `tiles`: of a batch; `ValueError` where padding would
+    take more than the pictures, naming the widest and the highest.
 
     >>> for batch in DataLoader(sample_tiles('train'), batch_size=16, shuffle=True):
     ...     loss = cross_entropy(net(batch.images.float()), batch.labels)

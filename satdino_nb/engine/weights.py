@@ -44,7 +44,18 @@ from .tiles import samples_dir
 class ViTConfig:
     """Shape of a SatDINO backbone; the defaults are ViT-S/16 for 224 px (arXiv 2010.11929).
 
-    `ValueError` where sizes do not divide. Example: `ViTConfig(img_size=64, patch_size=8)`.
+    - `img_size`: side of the native, square input in pixels; a multiple of `patch_size`.
+    - `patch_size`: side of a patch in pixels.
+    - `embed_dim`: width of a token; a multiple of `num_heads`, the attention heads of a block.
+    - `depth`: number of blocks.
+    - `gsd_token`: whether there is a second token without a patch, for the GSD (arXiv 2508.21402).
+    - `pos_interp`: positions at other input sizes: 'timm', or 'released' as published weights
+      expect.
+    - `gsd_log`: whether the GSD head answers with the natural logarithm of metres per pixel.
+
+    `ValueError` where sizes do not divide, or for another `pos_interp`.
+
+        SatViT(ViTConfig(img_size=64, patch_size=8, embed_dim=128, depth=6, num_heads=4))
     """
 
     img_size: int = 224  # side of the native, square input in pixels
