@@ -211,6 +211,7 @@ class Setup:
     - `mask_classes`: names, in the order of the masks' values or of `mask_colours`, 'RRGGBB';
       `mask_other`: what other colours become, 255: ignored.
     - `size`: input pixels of a protocol of one scale; None: each model's own.
+    - `pooling`: what is classified, as `Features.pooled` takes it; 'cls': CLS alone.
     - `device`: 'auto', 'cpu', 'cuda'. `workers`: processes that load. `cache`: folder of features.
     - `reference`: the backbone whose patches raw pixels take.
     - `kept`: what was computed; it belongs to the methods below.
