@@ -11,7 +11,7 @@ from PIL import Image
 from satdino_nb.data import Tile, Tiles, Windows, audit, collate, open_tiles
 from satdino_nb.engine.audits import audit_findings, file_facts
 from satdino_nb.engine.images import ImageReadError, Normalisation, read_image, read_mask
-from satdino_nb.engine.rasters import geotiff_tiles
+from satdino_nb.engine.rasters import geotiff_tiles, has_sidecar, sidecars
 from satdino_nb.engine.satvit import SatViT
 from satdino_nb.engine.tiles import folder_tiles
 from satdino_nb.engine.weights import ViTConfig
@@ -236,3 +236,28 @@ def test_pixels_of_another_scale_do_not_pass(scale):
     model = SatViT(ViTConfig(32, embed_dim=32, depth=1, num_heads=2))
     with pytest.raises(ValueError, match='not normalised'):
         model.tokens(wrong[:, :, :32, :32])
+
+
+@pytest.mark.parametrize('bits', [1, 8])
+@pytest.mark.parametrize('compression', [None, 'tiff_deflate'])
+def test_a_mask_where_zero_is_white_keeps_its_numbers(tmp_path, bits, compression):
+    numbers = np.arange(64, dtype=np.uint8).reshape(8, 8) % (2 if bits == 1 else 7)
+    stored = Image.fromarray(numbers * 255).convert('1') if bits == 1 else Image.fromarray(numbers)
+    stored.save(tmp_path / 'm.tif', compression=compression)
+    assert torch.equal(read_mask(tmp_path / 'm.tif'), torch.from_numpy(numbers))
+    data = bytearray((tmp_path / 'm.tif').read_bytes())
+    at = data.index(bytes([0x06, 0x01, 0x03, 0x00, 1, 0, 0, 0]))  # 262, SHORT, one value
+    assert data[at + 8] == 1  # 0 is black
+    data[at + 8] = 0
+    (tmp_path / 'm.tif').write_bytes(data)
+    assert torch.equal(read_mask(tmp_path / 'm.tif'), torch.from_numpy(numbers))
+
+
+def test_a_world_file_belongs_to_its_own_picture(tmp_path):
+    for name in ('a.png', 'a.jpg', 'b.jpeg', 'c.JPG'):
+        Image.new('RGB', (8, 8), (90, 120, 60)).save(tmp_path / name)
+    for name in ('a.pgw', 'b.jgw', 'C.jgw'):
+        (tmp_path / name).write_text('2\n0\n0\n-2\n500000\n4600000\n')
+    beside = sidecars(tmp_path)
+    own = {n: has_sidecar(tmp_path / n, beside) for n in ('a.png', 'a.jpg', 'b.jpeg', 'c.JPG')}
+    assert own == {'a.png': True, 'a.jpg': False, 'b.jpeg': True, 'c.JPG': True}

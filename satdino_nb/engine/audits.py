@@ -34,7 +34,7 @@ from satdino_nb.engine.images import (
     upright_hw,
 )
 from .markup import as_markdown, markdown_table, write_csv
-from .rasters import OWN_ENDS, Windows, is_located, kind_of
+from .rasters import OWN_ENDS, Windows, is_located, kind_of, world_ends
 from .tables import Index, found_file, read_index
 from satdino_nb.engine.tiles import (
     IMAGE_SUFFIXES,
@@ -89,8 +89,7 @@ DRIVERS = dict(GTiff='TIFF', JP2OpenJPEG='JPEG2000')  # GDAL's names, and Pillow
 
 def own_sidecars(path: Path) -> set[str]:
     "Names of the sidecars that lie beside one file, in small letters."
-    ends = (path.suffix[1:2] + path.suffix[-1:] + 'w', path.suffix[1:] + 'w', 'wld')
-    names = [f'{path.stem}.{form(e)}' for e in ends for form in (str.lower, str.upper)]
+    names = [f'{path.stem}.{form(e)}' for e in world_ends(path) for form in (str.lower, str.upper)]
     names += [f'{path.name}.{e}' for e in OWN_ENDS]
     return {n.lower() for n in names if path.with_name(n).exists()}
 

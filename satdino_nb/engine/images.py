@@ -343,12 +343,12 @@ def read_mask(path, colours: Sequence | None = None, other: int | None = None) -
     try:
         with open_picture(path) as image:
             deep = is_deep(image)
-            bits = bits_of(image)
+            bits, turned = bits_of(image)
             if pages(image) > 1:
                 warnings.warn(f'{path}: several pages; the first is the mask', stacklevel=2)
             seen = upright(image)
             if colours is None and seen.mode in ('1', 'L', 'P'):
-                return torch.from_numpy(plain_numbers(np.array(seen), bits))
+                return torch.from_numpy(plain_numbers(np.array(seen), bits, turned))
             if seen.mode.startswith(('I', 'F')):
                 return class_numbers(np.array(seen), path, colours)
             if colours is None or deep:
@@ -366,17 +366,26 @@ def read_mask(path, colours: Sequence | None = None, other: int | None = None) -
     return torch.from_numpy(explained(pixels, colours, other, path))
 
 
-def bits_of(image: Image.Image) -> int:
-    "Bits of a grey value in the file of an opened picture, before it is read: 2, 4, or else 8."
-    for tile in getattr(image, 'tile', ())[:1] if image.mode == 'L' else ():
+def bits_of(image: Image.Image) -> tuple[int, bool]:
+    """How the file of an opened grey picture stores its values, before it is read.
+
+    Bits of a value (2, 4, or else 8), and whether Pillow turns them round, as it does where 0 is
+    white (TIFF 6.0, PhotometricInterpretation 0).
+    """
+    for tile in getattr(image, 'tile', ())[:1] if image.mode in ('1', 'L') else ():
         raw = tile[3] if isinstance(tile[3], str) else (tile[3] or ('',))[0]
-        if found := re.match(r'L;([24])', str(raw)):
-            return int(found[1])
-    return 8
+        if found := re.fullmatch(r'[1L](?:;([24])?(I)?R?)?', str(raw)):
+            return int(found[1] or 8), bool(found[2])
+    return 8, False
 
 
-def plain_numbers(values: np.ndarray, bits: int) -> np.ndarray:
-    "`values` (H, W) of a mask as its file has them, uint8: of 2 and 4 bits Pillow makes 0 to 255."
+def plain_numbers(values: np.ndarray, bits: int, turned: bool = False) -> np.ndarray:
+    """`values` (H, W) of a mask as its file has them, uint8: a number of a class is no brightness.
+
+    bits, turned: as `bits_of` says; of 2 and 4 bits Pillow makes 0 to 255.
+    """
+    if turned:
+        values = ~values if values.dtype == bool else 255 - values
     return (values.astype(int) * (2**bits - 1) // 255 if bits < 8 else values).astype(np.uint8)
 
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TIFF_SUFFIXES', 'RASTER_SUFFIXES', 'LOCATED_SUFFIXES', 'WORLD_TAGS', 'GDAL_TAGS', 'WORLD_ENDS', 'OWN_ENDS',
            'SIDECARS', 'STRETCHED', 'STEPS', 'EARTH_RADIUS', 'window_boxes', 'Windows', 'geotiff_tiles', 'sidecars',
-           'has_sidecar', 'kind_of', 'with_rasters', 'as_geotiles', 'all_georeferenced', 'footprints', 'lonlat',
-           'ground_squares']
+           'world_ends', 'has_sidecar', 'kind_of', 'with_rasters', 'as_geotiles', 'all_georeferenced', 'footprints',
+           'lonlat', 'ground_squares']
 
 # %% ../../nbs/engine/02_rasters.ipynb #rasters-imports
 import copy
@@ -366,12 +366,17 @@ def sidecars(folder: Path) -> set[str]:
         return set()
 
 
+def world_ends(path: Path) -> tuple[str, ...]:
+    "Suffixes of a file's own world file, by GDAL's three rules: 'jgw', 'jpgw', 'wld' of 'a.jpg'."
+    kind = path.suffix[1:].lower()
+    return kind[:1] + kind[-1:] + 'w', kind + 'w', 'wld'
+
+
 def has_sidecar(path: Path, beside: set[str]) -> bool:
     "Is there a world file, an .aux.xml or a mask of `path` among the names `beside` it?"
     stem, name = path.stem.lower(), path.name.lower()
-    return any(f'{stem}.{end}' in beside for end in WORLD_ENDS) or any(
-        f'{name}.{end}' in beside for end in OWN_ENDS
-    )
+    own = [f'{stem}.{end}' for end in world_ends(path)] + [f'{name}.{end}' for end in OWN_ENDS]
+    return not beside.isdisjoint(own)
 
 
 def kind_of(path: Path, beside: set[str]) -> str:
