@@ -1,7 +1,7 @@
 # make lab    JupyterLab at the course's index (ARGS="--no-browser --port 9999" is passed on)
 # make test   package in sync with the notebooks, notebooks clean, notebooks run, pytest
 # make lint   form and lint of notebooks, tests and benches
-# make quick  pytest without its slow tests: a couple of minutes
+# make quick  pytest without its slow tests, under two minutes on two cores
 # make venv   the environment alone, by uv where it is installed, else by pip (INSTALLER=pip or INSTALLER=uv decides);
 #             an environment that is there already is kept, with what it holds
 PYTHON ?= python3
@@ -15,6 +15,8 @@ install-pip = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 install-uv = uv pip install --quiet --python $(BIN)/python
 create-pip = $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 create-uv = test -x $(BIN)/python || uv venv --quiet --seed --allow-existing --python $(PYTHON) $(VENV)
+# files of tests are shared out over two processes, as notebooks are; PYTEST=pytest runs them in one
+PYTEST ?= pytest -n 2 --dist loadfile
 NOTEBOOKS := $(wildcard nbs/*.ipynb nbs/*/*.ipynb)
 
 .PHONY: venv lab test lint quick notebooks readme
@@ -38,13 +40,13 @@ notebooks: venv
 	    xargs -P 2 -I{} sh -c 'timeout 600 nbdev_test --path {} --n_workers 0 && echo "passed {}" || { echo "FAILED {}"; exit 1; }'
 
 test: venv
-	status=0; $(MAKE) lint || status=1; $(MAKE) notebooks || status=1; $(BIN)/python -m pytest || status=1; exit $$status
+	status=0; $(MAKE) lint || status=1; $(MAKE) notebooks || status=1; $(BIN)/python -m $(PYTEST) || status=1; exit $$status
 
 lint: venv
 	$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . && $(BIN)/mypy
 
 quick: venv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m $(PYTEST) -m "not slow"
 
 # README.md is the index notebook, its links turned from nbs/ to the repository root
 README ?= README.md
