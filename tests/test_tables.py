@@ -488,3 +488,17 @@ def test_a_blank_cell_of_parquet_is_empty_without_a_word(tmp_path):
     pandas.DataFrame({'file': ['a.png'], 'class': ['  ']}).to_parquet(tmp_path / 'index.parquet')
     index = read_index(tmp_path / 'index.parquet')
     assert index.columns['class'] == [None] and index.notes == []
+
+
+def test_whole_numbers_name_one_class_and_one_place_however_they_are_written(tmp_path):
+    for name in 'abcd':
+        Image.new('RGB', (8, 8), (ord(name), 120, 60)).save(tmp_path / f'{name}.png')
+    rows = (('a', '1.0', '7'), ('b', '2', '7.0'), ('c', '1', ''), ('d', '2.0', '10'))
+    text = ''.join(f'{n}.png,1,{c},{place}\n' for n, c, place in rows)
+    (tmp_path / 'i.csv').write_text('file,gsd,class,place\n' + text)
+    tiles = open_tiles(tmp_path / 'i.csv')
+    assert tiles.places == ['7', '7', None, '10']
+    assert list(tiles.classes) == ['1', '2'] and tiles.labels == [0, 1, 0, 1]
+    # names that only look so, as of versions or levels, stay as they are
+    (tmp_path / 'i.csv').write_text('file,gsd,class\na.png,1,1.0\nb.png,1,1.5\nc.png,1,2.0\n')
+    assert list(open_tiles(tmp_path / 'i.csv').classes) == ['1.0', '1.5', '2.0']

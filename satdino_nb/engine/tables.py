@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VOCABULARY', 'MISSING', 'NUMBERS', 'PASSED', 'SPLITS', 'INDEX_SUFFIXES', 'plain_head', 'understood', 'split_name',
            'separator_of', 'csv_rows', 'number', 'word', 'parquet_index', 'npz_index', 'Index', 'read_index',
-           'note_missing', 'tidy', 'csv_index', 'read_table', 'joined', 'found_file']
+           'with_whole_names', 'note_missing', 'tidy', 'csv_index', 'read_table', 'joined', 'found_file']
 
 # %% ../../nbs/engine/02_tables.ipynb #tables-imports
 import csv
@@ -216,6 +216,21 @@ def read_index(path) -> Index:
         isinstance(v, str) and bool(v.strip()) and c is None for both in pairs for c, v in both
     )
     note_missing(index, texts)
+    return with_whole_names(index)
+
+
+def with_whole_names(index: Index) -> Index:
+    """`index`, its classes, labels and places named '1', not '1.0', where all are whole numbers.
+
+    pandas writes a column of whole numbers so if one is missing: the same place would have two
+    names, in two tables or in one that was put together, and stand on both sides of a split.
+    """
+    for name in ('class', 'label', 'place'):
+        if (column := index.columns.get(name)) is None:
+            continue
+        there = {c for c in column if c is not None}
+        if all(re.fullmatch(r'-?\d+([.]0+)?', c) for c in there):
+            index.columns[name] = [c and c.partition('.')[0] for c in column]
     return index
 
 
@@ -273,7 +288,7 @@ def csv_index(path: Path) -> Index:
     note_missing(index, missing)
     if commas:
         index.notes.append(f'{commas} numbers have a decimal comma, read as a point')
-    return index
+    return with_whole_names(index)
 
 # %% ../../nbs/engine/02_tables.ipynb #read-table
 def read_table(path) -> list[dict]:

@@ -606,16 +606,13 @@ def table_classes(index: Index) -> tuple[list[int | None], list[str]]:
     if names is None:
         names = index.columns.get('label', [])
         there = {c for c in names if c is not None}
-        whole = all(re.fullmatch(r'-?\d+([.]0+)?', c) for c in there)
-        if whole:  # as numbers with a decimal point, where some were missing
-            names = [c and c.partition('.')[0] for c in names]
-            there = {c for c in names if c is not None}
-            if len({int(c) for c in there}) < len(there):
-                same = [c for c in sorted(there) if str(int(c)) != c]
-                raise ValueError(
-                    f'{index.path}: labels such as {same[0]!r} and {int(same[0])!r} are the same '
-                    'number, written in two ways; write them in one'
-                )
+        whole = all(re.fullmatch(r'-?\d+', c) for c in there)
+        if whole and len({int(c) for c in there}) < len(there):
+            same = [c for c in sorted(there) if str(int(c)) != c]
+            raise ValueError(
+                f'{index.path}: labels such as {same[0]!r} and {int(same[0])!r} are the same '
+                'number, written in two ways; write them in one'
+            )
         names = [None if whole and c == '-1' else c for c in names]
     classes = sorted({c for c in names if c is not None}, key=int if whole else str)
     check_classes(classes, index.path)
