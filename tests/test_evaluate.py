@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -26,6 +27,8 @@ from satdino_nb.data import (
     samples_dir,
     split_tiles,
 )
+from satdino_nb.engine import evaluation
+from satdino_nb.engine.checkpoints import fingerprint
 from satdino_nb.evaluate import (
     BASELINES,
     PROTOCOLS,
@@ -519,3 +522,22 @@ def test_seeds_of_what_is_trained_on_labels():
         e = report.value('a', protocol, setting)
         assert isinstance(e, Spread) and e.seeds == 2 and e.low <= e.value <= e.high
     assert not report.problems and all(e.value == 0 for _, e in report.differences())
+
+
+def test_a_run_that_noted_no_content_warns_where_its_tiles_have_other_names(tmp_path, monkeypatch):
+    tiles = sample_tiles('test').subset(range(4))
+    said = {'data': fingerprint(tiles)}
+    asked = []
+
+    def newest(folder):
+        asked.append(folder)
+        return folder / 'step-00000001', said
+
+    monkeypatch.setattr(evaluation, 'newest_checkpoint', newest)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        evaluation.note_unknown(tmp_path, tiles)
+    said['data'] = '9 images, 0badcafe'
+    with pytest.warns(UserWarning, match='9 images, 0badcafe -> 4 images.*not noted'):
+        evaluation.note_unknown(tmp_path, tiles)
+    assert asked == [tmp_path / 'checkpoints'] * 2

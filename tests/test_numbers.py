@@ -53,6 +53,16 @@ def test_probes_do_not_depend_on_the_order_of_rows(classifier, seed):
     assert torch.allclose(one.scores, other.scores, atol=1e-6) and one.setting == other.setting
 
 
+def test_two_strengths_are_enough_to_tune():
+    "A strength so weak that it answers with the common class loses, though none is nearer to 0.1."
+    torch.manual_seed(0)
+    y = (torch.arange(200) % 5 == 0).long()
+    x = torch.randn(200, 3) + 2 * y[:, None]
+    for strengths in ((1e-4, 1e4), (1e4, 1e-4)):
+        p = logistic_classifier(x, y, x, 2, strengths=strengths)
+        assert p.setting == 'C 10000' and p.tuned.startswith('tuned on')
+
+
 def test_a_rare_class_ends_no_tuning_and_what_is_given_is_taken():
     x, y = blobs()
     y = y.clone()
