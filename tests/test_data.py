@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from satdino_nb.data import (
     FMOW_CLASSES,
+    Batch,
     DatasetTiles,
     ImageReadError,
     Tiles,
@@ -263,3 +264,8 @@ def test_a_column_that_does_not_exist_is_refused():
         Tiles(['a.png'], [1], place=['here'])
     assert all(f'    {name}: ' in Tiles.__doc__ for name in Tiles.columns)
     assert all(name in Tiles.__annotations__ for name in Tiles.columns)
+
+
+def test_a_batch_without_labels_says_so_of_each_image():
+    batch = Batch(torch.zeros(3, 1, 2, 2), torch.full((3, 2), 2), torch.ones(3), ['a', 'b', 'c'])
+    assert len(batch) == 3 and batch.labels.tolist() == [-1, -1, -1]

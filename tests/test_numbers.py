@@ -11,7 +11,7 @@ from satdino_nb.data import sample_tiles
 from satdino_nb.engine.calibration import calibration
 from satdino_nb.engine.neighbours import check_temperature
 from satdino_nb.engine.probes import linear_classifier, logistic_classifier
-from satdino_nb.engine.protocols import PROTOCOLS
+from satdino_nb.engine.protocols import PROTOCOLS, Setup, random_crops
 from satdino_nb.evaluate import knn_predict, main
 
 
@@ -125,3 +125,11 @@ def test_a_number_that_is_missing_fails_the_command(tmp_path, monkeypatch):
     assert whole['missing'] == ['satdino-nano, retrieval']
     assert 'this one cannot' in whole['problems'][0]
     assert '**Missing:** satdino-nano, retrieval' in (out / 'report.md').read_text()
+
+
+def test_crops_of_one_scale_are_those_that_were_published():
+    "Training and test tiles are cut by different seeds, and by the same ones in every release."
+    tiles = sample_tiles('test').subset(range(5))
+    cut = Setup(tiles, tiles).crops()
+    assert cut.train.boxes == random_crops(tiles, 0).boxes
+    assert cut.test.boxes == random_crops(tiles, 1).boxes != cut.train.boxes
