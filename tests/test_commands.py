@@ -5,16 +5,24 @@ What they leave, and what they say when the input is wrong.
 
 import json
 import math
+import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import tomllib
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
 
 import pytest
 from PIL import Image
 
 from satdino_nb.data import samples_dir
+from satdino_nb.engine.commands import COMMANDS
 from satdino_nb.vit import load_satdino
 
 pytestmark = pytest.mark.slow  # processes of their own, each of which imports torch
@@ -271,3 +279,96 @@ def test_a_second_run_sets_the_first_aside(run):
         == before
         != (out / 'metrics.jsonl').read_text()
     )
+
+
+# satdino, the one entry point
+
+
+def satdino(*words, **more):
+    return subprocess.run(
+        [sys.executable, '-m', 'satdino_nb', *map(str, words)],
+        text=True,
+        capture_output=True,
+        timeout=600,
+        **more,
+    )
+
+
+PARSED = [name for name, c in COMMANDS.items() if c.options and c.here]
+
+
+@pytest.mark.parametrize('words', [[], *([name] for name in PARSED)], ids=' '.join)
+def test_help_loads_nothing_heavy(words):
+    code = (
+        'import sys\nfrom satdino_nb.engine.commands import main\n'
+        f'try:\n    main({[*words, "--help"]})\n'
+        'finally:\n    print("loaded", *({"torch", "numpy", "PIL", "tyro"} & set(sys.modules)))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True, timeout=600)
+    assert done.returncode == 0 and done.stdout.startswith('usage: satdino'), done.stderr
+    assert done.stdout.splitlines()[-1].strip() == 'loaded'
+    if words:
+        assert COMMANDS[words[0]].help in ' '.join(done.stdout.split())
+
+
+def test_the_script_is_the_module(repo):
+    project = tomllib.loads((repo / 'pyproject.toml').read_text())['project']
+    assert project['scripts'] == {'satdino': 'satdino_nb.engine.commands:main'}
+    assert satdino('--help').stdout == satdino().stdout and 'evaluate' in satdino().stdout
+
+
+def test_audit_and_stats_say_what_their_module_says(tiles):
+    both = [satdino('audit', tiles, '--gsd', 2), command('data', 'audit', tiles, '--gsd', 2)]
+    without_time = [re.sub(r'in \d+ s', '', done.stdout) for done in both]
+    assert both[0].returncode == 0 and without_time[0] == without_time[1] and '24' in both[0].stdout
+    both = [satdino('stats', '--data', tiles, '--most', 9), command('data', 'stats', tiles)]
+    assert set(json.loads(both[0].stdout)) == set(json.loads(both[1].stdout))
+
+
+@pytest.mark.parametrize(
+    'words,says',
+    [
+        (['adit'], 'adit'),
+        (['audit', 'absent'], 'absent'),
+        (['stats', 'TILES', '--most', 'many'], 'many'),
+        (['stats', 'TILES', '--data', 'TILES'], 'once'),
+        (['pretrain', 'absent', '--gsd', 2], 'absent'),
+        (['pretrain', '--data', 'TILES'], '--gsd'),
+        (['evaluate', 'absent', '--models', 'satdino-nano'], 'absent'),
+        (['explore', 'absent'], 'absent'),
+    ],
+    ids=lambda v: ' '.join(map(str, v)) if isinstance(v, list) else None,
+)
+def test_an_error_is_a_line_and_exit_code_2(tiles, tmp_path, words, says):
+    if words[0] == 'explore' and not find_spec('voila'):
+        pytest.skip('explore needs voila')
+    done = satdino(*(tiles if w == 'TILES' else w for w in words), cwd=tmp_path)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
+    assert last.startswith('error: ') and says in last
+
+
+@pytest.mark.skipif(not find_spec('voila'), reason='explore needs voila')
+def test_explore_serves_a_page(tiles, tmp_path):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    words = ['explore', tiles, '--gsd', '2', '--port', port, '--no-browser']
+    server = subprocess.Popen(
+        [sys.executable, '-m', 'satdino_nb', *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    page, deadline = '', time.monotonic() + 600
+    try:
+        while not page and time.monotonic() < deadline and server.poll() is None:
+            try:
+                with urllib.request.urlopen(f'http://localhost:{port}/', timeout=300) as answer:
+                    page = answer.read().decode()
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.5)
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
+    assert 'widget-view' in page and 'Traceback' not in page
