@@ -122,7 +122,8 @@ def test_wheel_holds_the_package_and_asks_for_no_developer_tools(repo, tmp_path)
     modules = {n for n in names if n.startswith('satdino_nb/')}
     package = [p for kind in ('*.py', '*.js', '*.css') for p in (repo / 'satdino_nb').rglob(kind)]
     assert modules == {str(p.relative_to(repo)) for p in package}
-    assert 'satdino_nb/engine/static/tile_map.js' in modules  # what the browser draws with
+    for name in ('common', 'tile_map', 'explorer'):  # what the browser draws with
+        assert f'satdino_nb/engine/static/{name}.js' in modules
     required = [
         line
         for line in metadata.splitlines()

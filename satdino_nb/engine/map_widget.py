@@ -404,7 +404,7 @@ def view_class() -> type:
     base: Any = load_anywidget().AnyWidget
 
     class TileMapView(base):
-        _esm = static_text('tile_map.js')
+        _esm = static_text('common.js') + static_text('tile_map.js')
         _css = static_text('tile_map.css')
         places = traitlets.Bytes().tag(sync=True)  # pairs of uint16
         codes = traitlets.Bytes().tag(sync=True)  # uint8

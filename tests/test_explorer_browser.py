@@ -1,0 +1,465 @@
+"""The explorer under the pointer: first in a plain page, then in a JupyterLab.
+
+Each gesture is held to what the page says of its state (`data-...`) and to what it asked; no test
+looks at pixels, and no request leaves the machine.
+"""
+
+import base64
+import json
+
+import pytest
+from browsing import IN_A_BROWSER, browser_page, needs, screenshot
+from canned import Canned
+
+needs('anywidget')
+pytestmark = IN_A_BROWSER
+
+PAGE = """<!doctype html><meta charset="utf-8"><style>body{{margin:8px}}{css}</style>
+<div id="here"></div>
+<script type="module">{js}
+const state = {state};
+const listeners = [];
+window.setFromKernel = (changes) => {{
+  Object.assign(state, changes);
+  listeners.forEach((f) => f(Object.keys(changes)));
+}};
+window.pageState = state;
+window.end = mount(document.getElementById('here'), {{
+  setup: {setup},
+  live: true,
+  get: (name) => structuredClone(state[name]),
+  set: (changes) => Object.assign(state, changes),
+  onChange: (f) => {{ listeners.push(f); return () => {{}}; }},
+  ask: async (kind, args) => {{
+    const [reply, buffers] = await window.askPython({{ kind, ...args }});
+    return {{ reply, buffers: buffers.map(decoded) }};
+  }},
+}});
+</script>"""
+
+
+def plain_page(page, answers, state):
+    "Show the explorer in a page without Jupyter; `answers` are asked in this process."
+    from satdino_nb.engine.explorer_view import explorer_js, static_text
+
+    def ask(request):
+        reply, buffers = answers.answer(request)
+        if reply.get('kind') == 'error':
+            reply = dict(error=reply['message'])
+        return [reply, [base64.b64encode(b).decode() for b in buffers]]
+
+    page.expose_function('askPython', ask)
+    text = dict(css=static_text('explorer.css'), js=explorer_js())
+    more = dict(state=json.dumps(state), setup=json.dumps(answers.setup).replace('<', '\\u003c'))
+    page.set_content(PAGE.format(**text, **more))
+    page.wait_for_function("() => document.querySelector('.satdino-x')?.dataset.shown")
+
+
+SIDE = 200  # of the crop, in pixels of the source
+START = dict(
+    place='field',
+    box=[150, 200, SIDE, SIDE],
+    out=64,
+    sampling='none',
+    seed=0,
+    square=True,
+    token='none',
+    layer=-1,
+    head=-1,
+    mass=0.0,
+    opacity=0.6,
+    patch=[],
+)
+GSD = 0.5
+
+
+def two_tiles():
+    "Two places that are told apart: 500 x 600 pixels at 0.5 m/px, 300 x 400 at 2 m/px."
+    import torch
+
+    from satdino_nb.data import Tile
+
+    y, x = torch.meshgrid(torch.arange(500), torch.arange(600), indexing='ij')
+    image = torch.stack([40 + 120 * ((x // 40 + y // 40) % 2), y // 2, x // 3]).byte()
+    return {'field': Tile(image, GSD), 'town': Tile(image[:, :300, :400].flip(0).contiguous(), 2.0)}
+
+
+@pytest.fixture(scope='module')
+def browser():
+    "A page, its console, and what it asked elsewhere."
+    with browser_page(width=1216, height=1000) as found:
+        yield found
+
+
+@pytest.fixture
+def opened(browser):
+    "Opens the explorer anew, `open(answers..., state...)`; gives the page and the answers."
+    first, console, _ = browser
+    pages = []
+
+    def open_it(model=True, collection=True, plain=False, width=1216, **state):
+        page = first.context.new_page()
+        pages.append(page)
+        page.on('console', lambda m: console.append(m.text) if m.type == 'error' else None)
+        page.on('pageerror', lambda e: console.append(str(e)))
+        page.set_viewport_size(dict(width=width, height=1000))
+        answers = Canned(two_tiles(), model, collection, plain)
+        plain_page(page, answers, START | state)
+        settled(page)
+        return page, answers
+
+    yield open_it
+    for page in pages:
+        page.close()
+
+
+def data(page):
+    "What the explorer says of itself."
+    return page.locator('.satdino-x').evaluate('e => ({...e.dataset})')
+
+
+def until(page, name, value):
+    "Wait until the explorer says so."
+    script = "([k, v]) => document.querySelector('.satdino-x').dataset[k] === v"
+    page.wait_for_function(script, arg=[name, str(value)])
+
+
+def box(page):
+    return [int(v) for v in data(page)['box'].split()]
+
+
+def settled(page):
+    "Wait until the input that is shown, and the answer if there is a model, are of this box."
+    page.wait_for_function(
+        """() => { const d = document.querySelector('.satdino-x').dataset;
+             return d.overview === d.place && d.shown === d.box && !d.computing
+                    && (!('answered' in d) || d.answered === d.box) && d.drawn === d.seed }"""
+    )
+
+
+def at(page, top, left):
+    "Where a pixel of the source is on the page, in the overview."
+    stage = page.get_by_role('application', name='crop frame')
+    stage.scroll_into_view_if_needed()
+    b = stage.bounding_box()
+    scale = b['width'] / (600 if data(page)['place'] == 'field' else 400)
+    return b['x'] + left * scale, b['y'] + top * scale
+
+
+def drag(page, start, end, steps=8):
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=steps)
+    page.mouse.up()
+
+
+def kinds(answers):
+    return [q['kind'] for q in answers.asked]
+
+
+def test_drag_moves_the_frame_and_asks_the_model_once(opened):
+    page, answers = opened()
+    answers.asked.clear()
+    drag(page, at(page, 250, 300), at(page, 290, 330), steps=12)
+    settled(page)
+    top, left, h, w = box(page)
+    assert (top, left) == pytest.approx((190, 230), abs=2) and (h, w) == (SIDE, SIDE)
+    assert page.evaluate('pageState.box') == [top, left, h, w]  # and the kernel would know
+    assert kinds(answers).count('model') == kinds(answers).count('neighbours') == 1
+    inputs = [q['box'] for q in answers.asked if q['kind'] == 'input']
+    assert inputs[-1] == [top, left, h, w]  # the last is always delivered
+    assert float(data(page)['gsd']) == pytest.approx(SIDE * GSD / 64, rel=0.01)
+
+
+def test_a_press_elsewhere_brings_the_frame_there_and_it_stays_inside(opened):
+    page, _ = opened()
+    drag(page, at(page, 450, 560), at(page, 495, 595))
+    settled(page)
+    assert box(page) == [300, 400, SIDE, SIDE]
+
+
+def test_handles_resize_and_the_far_corner_stays(opened):
+    page, _ = opened()
+    drag(page, at(page, 150, 200), at(page, 110, 160))  # north west
+    settled(page)
+    top, left, h, w = box(page)
+    assert h == w == pytest.approx(240, abs=2) and (top + h, left + w) == (350, 400)
+    page.get_by_label('keep square').uncheck()
+    drag(page, at(page, top + h / 2, left + w), at(page, top + h / 2, left + w + 60))  # east
+    settled(page)
+    assert box(page)[:3] == [top, left, h] and box(page)[3] == pytest.approx(w + 60, abs=2)
+    page.get_by_label('keep square').check()
+    settled(page)
+    assert box(page)[2] == box(page)[3] == h
+
+
+def test_wheel_resizes_about_the_centre_once_the_overview_is_clicked(opened):
+    page, _ = opened()
+    page.mouse.move(*at(page, 250, 300))
+    page.mouse.wheel(0, 60)
+    page.get_by_text('Click the overview, or hold Ctrl').wait_for()
+    assert box(page) == START['box']
+    page.mouse.click(*at(page, 250, 300))
+    page.mouse.wheel(0, 300)
+    page.wait_for_function("() => document.querySelector('.satdino-x').dataset.gsd > 1.7")
+    settled(page)
+    top, left, h, w = box(page)
+    assert h == w > SIDE and top + h / 2 == pytest.approx(250, abs=1)
+    for _ in range(12):
+        page.mouse.wheel(0, -900)
+    page.wait_for_function(
+        "() => document.querySelector('.satdino-x').dataset.box.endsWith(' 8 8')"
+    )
+    assert box(page)[0] + 4 == pytest.approx(250, abs=1)  # the centre did not creep
+
+
+def test_keys_move_and_resize_and_never_queue(opened):
+    page, answers = opened()
+    page.get_by_role('application', name='crop frame').focus()
+    page.keyboard.press('ArrowRight')
+    page.keyboard.press('Shift+ArrowDown')
+    assert page.evaluate('pageState.box') == [160, 201, SIDE, SIDE]
+    page.keyboard.press('+')
+    page.keyboard.press('Shift+-')
+    assert page.evaluate('pageState.box') == [169, 210, SIDE - 18, SIDE - 18]
+    settled(page)
+    answers.asked.clear()
+    for _ in range(40):
+        page.keyboard.press('ArrowLeft')
+    settled(page)
+    assert box(page)[1] == 170 and kinds(answers).count('input') <= 40
+    assert kinds(answers).count('model') <= 4  # at rest only, not at each key
+
+
+def test_scale_axis_grows_the_crop_about_its_centre_and_back(opened):
+    page, _ = opened()
+    mark = page.get_by_role('slider', name='effective GSD of the crop')
+    mark.scroll_into_view_if_needed()
+    pill = page.locator('.satdino-x-pill').bounding_box()
+    x, y = pill['x'] + pill['width'] / 2, pill['y'] + pill['height'] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 80, y, steps=5)
+    top, left, h, w = page.evaluate('pageState.box')
+    assert h == w > 1.2 * SIDE
+    assert (top + h / 2, left + w / 2) == pytest.approx((250, 300), abs=1)
+    page.mouse.move(x, y, steps=5)
+    page.mouse.up()
+    settled(page)
+    assert box(page) == START['box']  # there and back is the same crop
+    mark.focus()
+    page.keyboard.press('End')
+    settled(page)
+    assert box(page)[2:] == [500, 500]
+    page.keyboard.press('Home')
+    settled(page)
+    assert box(page)[2:] == [8, 8]
+    assert float(mark.get_attribute('aria-valuenow')) == pytest.approx(8 * GSD / 64, rel=0.01)
+
+
+def test_both_samplings_are_framed_marked_and_drawn_again(opened):
+    page, answers = opened()
+    assert data(page)['footprints'] == '0' and data(page)['ticks'] == '24'
+    page.get_by_role('radiogroup', name='views').get_by_role('radio', name='both').click()
+    until(page, 'footprints', 24)
+    legend = page.get_by_role('group', name='legend of the sampled views').inner_text()
+    assert 'uniform (solid, u)' in legend and 'random (dashed, r)' in legend
+    page.get_by_role('button', name='draw the views with the next seed').click()
+    until(page, 'drawn', 1)
+    assert [q['seed'] for q in answers.asked if q['kind'] == 'views'] == [0, 1]
+    wanted = answers.answer(dict(kind='views', place='field', seed=1))[0]['uniform'][5]
+    page.locator('.satdino-x-view-mark').nth(5).click()
+    settled(page)
+    assert box(page) == wanted['box'] and page.evaluate('pageState.out') == wanted['out'] == 96
+
+
+def test_a_patch_is_clicked_and_walked_from(opened):
+    page, answers = opened()
+    stage = page.get_by_role('application', name='network input')
+    b = stage.bounding_box()
+    page.mouse.click(b['x'] + b['width'] * 3.5 / 8, b['y'] + b['height'] * 6.5 / 8)
+    until(page, 'overlay', 'similarity')
+    assert page.evaluate('pageState.patch') == [6, 3]
+    stage.focus()
+    page.keyboard.press('ArrowUp')
+    settled(page)
+    assert answers.asked[-1]['kind'] == 'model' and answers.asked[-1]['patch'] == [5, 3]
+
+
+def test_overlays_have_a_token_a_layer_a_head_and_a_mass(opened):
+    page, answers = opened()
+    overlay = page.get_by_role('radiogroup', name='overlay')
+    overlay.get_by_role('radio', name='attention of the CLS token').click()
+    until(page, 'overlay', 'cls')
+    until(page, 'patches', 64)
+    page.keyboard.press('ArrowRight')  # the radio has the focus
+    until(page, 'overlay', 'gsd')
+    page.get_by_label('Layer').fill('4')
+    page.get_by_label('Head').fill('2')
+    settled(page)
+    last = [q for q in answers.asked if q['kind'] == 'model'][-1]
+    assert (last['token'], last['layer'], last['head']) == ('gsd', 4, 2)
+    n = len(answers.asked)
+    page.get_by_label('Mass').fill('0.5')
+    page.wait_for_function("() => +document.querySelector('.satdino-x').dataset.patches < 20")
+    page.get_by_label('Opacity').fill('0.9')
+    page.wait_for_timeout(300)
+    assert len(answers.asked) == n  # both are drawn here
+    bar = page.get_by_role('img', name='colours from 0 to 0.2 attention')
+    assert bar.is_visible()
+
+
+def test_estimate_interval_and_truth_are_told(opened):
+    page, _ = opened()
+    pane = page.get_by_role('group', name='model', exact=True)
+    assert '1.72 m/px' in pane.inner_text()  # 1.1 times 200 * 0.5 / 64
+    assert '80 % interval 1.25 to 2.34' in pane.inner_text()
+    assert 'truth 1.56 m/px: 1.1 times too coarse' in pane.inner_text()
+
+
+def test_a_plain_model_does_not_answer_and_no_model_says_so(opened):
+    page, _ = opened(plain=True)
+    words = page.get_by_role('group', name='model', exact=True).inner_text()
+    assert 'does not answer GSD' in words and 'a plain ViT has no GSD head' in words
+    assert page.get_by_role('radio', name='attention of the GSD token').is_disabled()
+    page, answers = opened(model=False, collection=False)
+    assert 'No model was given' in page.locator('.satdino-x').inner_text()
+    assert not {'model', 'neighbours', 'map'} & set(kinds(answers))
+    assert not page.get_by_role('radiogroup', name='overlay').is_visible()
+
+
+def spot(page, i):
+    "Where row `i` of the collection is on the page."
+    stage = page.get_by_role('application', name='map of 12 tiles')
+    stage.scroll_into_view_if_needed()
+    b = stage.bounding_box()
+    scale = min(b['width'], b['height']) - 38
+    x, y = (i % 4) / 3 - 0.5, (i // 4) / 3 + 1 / 6 - 0.5
+    return b['x'] + b['width'] / 2 + x * scale, b['y'] + b['height'] / 2 - y * scale
+
+
+def test_map_hover_lasso_and_click(opened):
+    page, _ = opened()
+    page.mouse.move(*spot(page, 6))
+    until(page, 'thumb', 6)
+    tip = page.locator('.satdino-x-tip')
+    assert 'tile 6, 0.5 m/px, <img src=x' in tip.inner_text()
+    page.wait_for_function("() => document.querySelector('.satdino-x-tip img')?.naturalWidth > 0")
+    (x0, y0), (x1, y1) = spot(page, 1), spot(page, 6)
+    page.mouse.move(x0 - 30, y0 + 30)
+    page.mouse.down()
+    for corner in ((x1 + 30, y0 + 30), (x1 + 30, y1 - 30), (x0 - 30, y1 - 30)):
+        page.mouse.move(*corner, steps=6)
+    page.mouse.up()
+    until(page, 'selected', '1 2 5 6')
+    page.get_by_role('button', name='show all points of the map again').click()
+    until(page, 'selected', '')
+    page.mouse.click(*spot(page, 5))
+    until(page, 'place', 'town')  # odd rows are there
+    settled(page)
+    assert box(page) == [50, 20, 120, 120]
+    assert page.evaluate('[pageState.place, pageState.box]') == ['town', [50, 20, 120, 120]]
+
+
+def test_a_neighbour_is_clicked(opened):
+    page, _ = opened()
+    assert data(page)['near'] == '3 7 11'
+    rows = page.get_by_role('group', name='neighbours').get_by_role('button')
+    assert rows.count() == 3
+    assert '1 m/px' in rows.nth(1).inner_text() and '0.02 away' in rows.nth(1).inner_text()
+    rows.nth(1).click()
+    until(page, 'place', 'town')
+    settled(page)
+    assert box(page) == [70, 20, 120, 120]
+
+
+def test_a_scene_is_rendered_beside(opened):
+    page, answers = opened()
+    compare = page.get_by_role('radiogroup', name='resampled or rendered')
+    compare.get_by_role('radio', name='resampled beside rendered').click()
+    until(page, 'rendered', '150 200 200 200')
+    assert page.get_by_role('img', name='rendered').is_visible()
+    assert [q for q in answers.asked if q['kind'] == 'rendered'][-1]['box'] == START['box']
+    page.get_by_label('ground', exact=True).select_option('town')
+    until(page, 'overview', 'town')
+    assert not compare.is_visible()  # that is no scene
+
+
+def test_the_input_is_exact_square_and_a_whole_number_of_times_enlarged(opened):
+    page, _ = opened(out=48)
+    canvas = page.locator('.satdino-x-pixels').first
+    assert canvas.get_attribute('data-size') == '48 48'
+    b = canvas.bounding_box()
+    assert b['width'] == b['height'] and b['width'] % 48 == 0
+    metres, length = (
+        page.locator('.satdino-x-bar')
+        .nth(1)
+        .evaluate('e => [+e.dataset.metres, +e.dataset.length]')
+    )
+    assert metres / length == pytest.approx(SIDE * GSD / b['width'], rel=1e-6)
+
+
+def test_typed_numbers_output_and_other_ground(opened):
+    page, _ = opened()
+    fields = page.get_by_role('group', name='box in source pixels')
+    fields.get_by_label('height').fill('100')
+    fields.get_by_label('height').press('Enter')
+    settled(page)
+    assert box(page) == [200, 250, 100, 100]
+    page.get_by_label('Output').fill('128')
+    page.get_by_text('upsampled: no new detail').first.wait_for()
+    page.get_by_label('ground', exact=True).select_option('town')
+    until(page, 'overview', 'town')
+    settled(page)
+    assert box(page) == [90, 140, 120, 120]  # the middle
+
+
+def test_save_and_code(opened):
+    page, answers = opened()
+    page.get_by_role('button', name='save the network input as PNG').click()
+    page.get_by_text('Saved as field.png').wait_for()
+    assert answers.asked[-1] == dict(kind='save', place='field', box=START['box'], out=64)
+    page.get_by_role('button', name='copy this state').click()
+    code = page.get_by_role('textbox', name='state as code').input_value()
+    assert code == "CropState(tiles['field'], box=(150, 200, 200, 200), out=64, name='field')"
+
+
+def test_errors_are_shown_as_text_and_go_away(opened):
+    page, answers = opened()
+    answers.broken.add('input')
+    page.get_by_role('application', name='crop frame').focus()
+    page.keyboard.press('ArrowLeft')
+    alert = page.get_by_role('alert')
+    alert.get_by_text('input: input <b>failed</b> on purpose').wait_for()
+    answers.broken.clear()
+    page.keyboard.press('ArrowLeft')
+    settled(page)
+    assert alert.inner_text() == ''
+
+
+def test_the_kernel_moves_the_frame(opened):
+    page, answers = opened()
+    page.evaluate('setFromKernel({ box: [10, 20, 64, 64], sampling: "uniform" })')
+    settled(page)
+    assert box(page) == [10, 20, 64, 64] and data(page)['footprints'] == '12'
+    assert [q for q in answers.asked if q['kind'] == 'model'][-1]['box'] == [10, 20, 64, 64]
+
+
+@pytest.mark.parametrize('width', [700, 1216])
+def test_nothing_overflows_and_all_controls_have_names(opened, width):
+    page, _ = opened(width=width, sampling='both', token='cls')
+    wide = page.evaluate('document.documentElement.scrollWidth')
+    assert wide <= width
+    screenshot(page, f'explorer_{width}')
+    for it in page.locator('.satdino-x :is(button, input, select, [tabindex="0"])').all():
+        name = it.evaluate('e => e.getAttribute("aria-label") || e.closest("label")?.innerText')
+        assert name, it.evaluate('e => e.outerHTML')
+    assert not page.locator('.satdino-x img[src="x"]').count()  # names are text
+    page.keyboard.press('Tab')
+    focused = page.evaluate('getComputedStyle(document.activeElement).outlineStyle')
+    assert focused == 'solid'
+
+
+def test_no_page_left_the_machine_or_complained(browser):
+    _, console, elsewhere = browser
+    assert not elsewhere and not console, (elsewhere, console)
