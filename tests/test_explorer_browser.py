@@ -1,87 +1,28 @@
-"""The explorer under the pointer: first in a plain page, then in a JupyterLab.
+"""The explorer under the pointer, in a plain page and as a saved one.
 
 Each gesture is held to what the page says of its state (`data-...`) and to what it asked; no test
 looks at pixels, and no request leaves the machine.
 """
 
-import base64
-import json
-
 import pytest
 from browsing import IN_A_BROWSER, browser_page, needs, screenshot
-from canned import Canned
+from exploring import (
+    GSD,
+    SIDE,
+    START,
+    Canned,
+    at,
+    box,
+    data,
+    drag,
+    plain_page,
+    settled,
+    two_tiles,
+    until,
+)
 
 needs('anywidget')
 pytestmark = IN_A_BROWSER
-
-PAGE = """<!doctype html><meta charset="utf-8"><style>body{{margin:8px}}{css}</style>
-<div id="here"></div>
-<script type="module">{js}
-const state = {state};
-const listeners = [];
-window.setFromKernel = (changes) => {{
-  Object.assign(state, changes);
-  listeners.forEach((f) => f(Object.keys(changes)));
-}};
-window.pageState = state;
-window.end = mount(document.getElementById('here'), {{
-  setup: {setup},
-  live: true,
-  get: (name) => structuredClone(state[name]),
-  set: (changes) => Object.assign(state, changes),
-  onChange: (f) => {{ listeners.push(f); return () => {{}}; }},
-  ask: async (kind, args) => {{
-    const [reply, buffers] = await window.askPython({{ kind, ...args }});
-    return {{ reply, buffers: buffers.map(decoded) }};
-  }},
-}});
-</script>"""
-
-
-def plain_page(page, answers, state):
-    "Show the explorer in a page without Jupyter; `answers` are asked in this process."
-    from satdino_nb.engine.explorer_view import explorer_js, static_text
-
-    def ask(request):
-        reply, buffers = answers.answer(request)
-        if reply.get('kind') == 'error':
-            reply = dict(error=reply['message'])
-        return [reply, [base64.b64encode(b).decode() for b in buffers]]
-
-    page.expose_function('askPython', ask)
-    text = dict(css=static_text('explorer.css'), js=explorer_js())
-    more = dict(state=json.dumps(state), setup=json.dumps(answers.setup).replace('<', '\\u003c'))
-    page.set_content(PAGE.format(**text, **more))
-    page.wait_for_function("() => document.querySelector('.satdino-x')?.dataset.shown")
-
-
-SIDE = 200  # of the crop, in pixels of the source
-START = dict(
-    place='field',
-    box=[150, 200, SIDE, SIDE],
-    out=64,
-    sampling='none',
-    seed=0,
-    square=True,
-    token='none',
-    layer=-1,
-    head=-1,
-    mass=0.0,
-    opacity=0.6,
-    patch=[],
-)
-GSD = 0.5
-
-
-def two_tiles():
-    "Two places that are told apart: 500 x 600 pixels at 0.5 m/px, 300 x 400 at 2 m/px."
-    import torch
-
-    from satdino_nb.data import Tile
-
-    y, x = torch.meshgrid(torch.arange(500), torch.arange(600), indexing='ij')
-    image = torch.stack([40 + 120 * ((x // 40 + y // 40) % 2), y // 2, x // 3]).byte()
-    return {'field': Tile(image, GSD), 'town': Tile(image[:, :300, :400].flip(0).contiguous(), 2.0)}
 
 
 @pytest.fixture(scope='module')
@@ -111,46 +52,6 @@ def opened(browser):
     yield open_it
     for page in pages:
         page.close()
-
-
-def data(page):
-    "What the explorer says of itself."
-    return page.locator('.satdino-x').evaluate('e => ({...e.dataset})')
-
-
-def until(page, name, value):
-    "Wait until the explorer says so."
-    script = "([k, v]) => document.querySelector('.satdino-x').dataset[k] === v"
-    page.wait_for_function(script, arg=[name, str(value)])
-
-
-def box(page):
-    return [int(v) for v in data(page)['box'].split()]
-
-
-def settled(page):
-    "Wait until the input that is shown, and the answer if there is a model, are of this box."
-    page.wait_for_function(
-        """() => { const d = document.querySelector('.satdino-x').dataset;
-             return d.overview === d.place && d.shown === d.box && !d.computing
-                    && (!('answered' in d) || d.answered === d.box) && d.drawn === d.seed }"""
-    )
-
-
-def at(page, top, left):
-    "Where a pixel of the source is on the page, in the overview."
-    stage = page.get_by_role('application', name='crop frame')
-    stage.scroll_into_view_if_needed()
-    b = stage.bounding_box()
-    scale = b['width'] / (600 if data(page)['place'] == 'field' else 400)
-    return b['x'] + left * scale, b['y'] + top * scale
-
-
-def drag(page, start, end, steps=8):
-    page.mouse.move(*start)
-    page.mouse.down()
-    page.mouse.move(*end, steps=steps)
-    page.mouse.up()
 
 
 def kinds(answers):
@@ -460,6 +361,61 @@ def test_nothing_overflows_and_all_controls_have_names(opened, width):
     assert focused == 'solid'
 
 
+@pytest.fixture(scope='module')
+def page_file(tmp_path_factory):
+    "A saved page with a model and two shipped places."
+    from satdino_nb.data import sample_tiles
+    from satdino_nb.engine.crop_state import named_tiles
+    from satdino_nb.engine.explorer_page import save_page
+
+    answers = Canned(named_tiles(sample_tiles('place')))
+    start = dict(place='harbour', box=[100, 100, 200, 200], out=64, sampling='both', token='cls')
+    path = tmp_path_factory.mktemp('page') / 'explorer.html'
+    return save_page(path, answers, answers.setup, start, seeds=3)
+
+
+def test_a_saved_page_works_from_a_file_without_kernel_or_network(browser, page_file):
+    assert page_file.stat().st_size < 3e6
+    page = browser[0].context.new_page()
+    complaints, asked = [], []
+    page.on('console', lambda m: complaints.append(m.text) if m.type != 'log' else None)
+    page.on('pageerror', lambda e: complaints.append(str(e)))
+    page.on('request', lambda r: asked.append(r.url))
+    page.set_viewport_size(dict(width=1216, height=1000))
+    page.goto(page_file.as_uri())
+    page.wait_for_function("() => document.querySelector('.satdino-x')?.dataset.shown")
+    until(page, 'overlay', 'cls')
+    until(page, 'footprints', 24)
+    screenshot(page, 'explorer_page')
+    gsd = float(data(page)['gsd'])
+    overview = page.get_by_role('application', name='crop frame').bounding_box()
+    scale = overview['width'] / 640
+    x, y = overview['x'] + 200 * scale, overview['y'] + 200 * scale
+    drag(page, (x, y), (x + 150 * scale, y + 60 * scale))
+    assert box(page)[:2] == pytest.approx([160, 250], abs=2)
+    until(page, 'shown', data(page)['box'])
+    of = [int(v) for v in data(page)['answered'].split()]
+    apart = abs(of[0] + of[2] / 2 - 260) + abs(of[1] + of[3] / 2 - 350)
+    assert of != box(page) and apart < 150  # the one that is most alike, framed
+    assert page.locator('.satdino-x-answered').is_visible()
+    pill = page.locator('.satdino-x-pill').bounding_box()
+    x, y = pill['x'] + pill['width'] / 2, pill['y'] + 5
+    drag(page, (x, y), (x + 120, y))
+    assert float(data(page)['gsd']) > 1.3 * gsd
+    page.get_by_role('button', name='draw the views with the next seed').click()
+    until(page, 'drawn', 1)
+    page.get_by_label('ground', exact=True).select_option('residential')
+    until(page, 'overview', 'residential')
+    words = page.locator('.satdino-x').inner_text()
+    assert 'draws the input from a JPEG' in words and 'drawn in this page' in words
+    assert page.get_by_role('button', name='save the network input').is_disabled()
+    assert not page.get_by_role('radio', name='likeness of all patches').is_enabled()
+    page.close()
+    assert not complaints
+    assert [a[:5] for a in asked if not a.startswith('blob:')] == ['file:']
+
+
 def test_no_page_left_the_machine_or_complained(browser):
     _, console, elsewhere = browser
-    assert not elsewhere and not console, (elsewhere, console)
+    away = [address for address in elsewhere if not address.startswith('file:')]
+    assert not away and not console, (away, console)

@@ -5,6 +5,7 @@
 // Names of files and classes only ever become text (`textContent`), never markup.
 
 const LEAST = 8; // shortest side of a crop, in pixels of the source
+const GONE = 'No answer from the kernel: it is busy, or gone. If this stays so, run the cell again.';
 const QUIET = 6000; // milliseconds without an answer, after which that is said
 const REST = 180; // milliseconds after a key until the model is asked
 const STATE = [
@@ -1591,6 +1592,7 @@ class App {
     this.resample = button('Resample', 'draw the views with the next seed', next);
     const title = 'save the network input as PNG that carries its GSD';
     const save = button('Save picture', title, () => this.save());
+    save.disabled = !this.live;
     const copy = button('Copy as code', 'copy this state as one line of Python', () => this.copy());
     this.code = element('input', { readonly: '', 'aria-label': 'state as code', hidden: '' });
     const end = part('end');
@@ -1796,8 +1798,7 @@ class App {
   async ask(kind, args) {
     const slow = setTimeout(() => this.say(`${kind}: still at work…`), 1000);
     const quiet = setTimeout(() => {
-      this.fail('kernel', 'No answer from the kernel: it is busy, or gone. If this stays so, ' +
-        'run the cell again.');
+      this.fail('kernel', GONE);
     }, QUIET);
     try {
       const answer = await this.transport.ask(kind, args);
@@ -1976,7 +1977,11 @@ export function kernelTransport(model) {
     get: (name) => structuredClone(model.get(name)),
     set: (changes) => {
       for (const [name, value] of Object.entries(changes)) model.set(name, value);
-      model.save_changes();
+      try {
+        model.save_changes();
+      } catch (e) {
+        console.warn(e); // the questions that follow fail as well, and say so in the page
+      }
     },
     onChange: (f) => {
       const heard = STATE.map((name) => [`change:${name}`, () => f([name])]);
@@ -1984,10 +1989,15 @@ export function kernelTransport(model) {
       return () => heard.forEach(([name, g]) => model.off(name, g));
     },
     ask: (kind, args) =>
-      new Promise((done) => {
+      new Promise((done, fail) => {
         number += 1;
         open.set(number, done);
-        model.send({ ask: number, view, kind, ...args });
+        try {
+          model.send({ ask: number, view, kind, ...args });
+        } catch (e) {
+          open.delete(number);
+          fail(new Error(GONE)); // a kernel that was shut down
+        }
       }),
     close: () => model.off('msg:custom', answered),
   };

@@ -1,10 +1,13 @@
-"""An explorer's answers by heart: real pixels of two places, and a model that is known.
+"""An explorer's answers by heart, and a browser's page that asks them: what its tests share.
 
-The model says 1.1 times the true GSD, attends to one patch, and finds nothing to say about GSDs
+Its pixels are real, those of two places, and its model is known.
+It says 1.1 times the true GSD, attends to one patch, and finds nothing to say about GSDs
 where `plain`. Each question is noted in `asked`.
 """
 
+import base64
 import io
+import json
 
 import numpy as np
 from PIL import Image
@@ -142,3 +145,113 @@ class Canned:
 
     def save(self, place, box, out):
         return dict(path=f'{place}.png'), []
+
+
+PAGE = """<!doctype html><meta charset="utf-8"><style>body{{margin:8px}}{css}</style>
+<div id="here"></div>
+<script type="module">{js}
+const state = {state};
+const listeners = [];
+window.setFromKernel = (changes) => {{
+  Object.assign(state, changes);
+  listeners.forEach((f) => f(Object.keys(changes)));
+}};
+window.pageState = state;
+window.end = mount(document.getElementById('here'), {{
+  setup: {setup},
+  live: true,
+  get: (name) => structuredClone(state[name]),
+  set: (changes) => Object.assign(state, changes),
+  onChange: (f) => {{ listeners.push(f); return () => {{}}; }},
+  ask: async (kind, args) => {{
+    const [reply, buffers] = await window.askPython({{ kind, ...args }});
+    return {{ reply, buffers: buffers.map(decoded) }};
+  }},
+}});
+</script>"""
+
+
+def plain_page(page, answers, state):
+    "Show the explorer in a page without Jupyter; `answers` are asked in this process."
+    from satdino_nb.engine.explorer_view import explorer_js, static_text
+
+    def ask(request):
+        reply, buffers = answers.answer(request)
+        if reply.get('kind') == 'error':
+            reply = dict(error=reply['message'])
+        return [reply, [base64.b64encode(b).decode() for b in buffers]]
+
+    page.expose_function('askPython', ask)
+    text = dict(css=static_text('explorer.css'), js=explorer_js())
+    more = dict(state=json.dumps(state), setup=json.dumps(answers.setup).replace('<', '\\u003c'))
+    page.set_content(PAGE.format(**text, **more))
+    page.wait_for_function("() => document.querySelector('.satdino-x')?.dataset.shown")
+
+
+SIDE = 200  # of the crop, in pixels of the source
+START = dict(
+    place='field',
+    box=[150, 200, SIDE, SIDE],
+    out=64,
+    sampling='none',
+    seed=0,
+    square=True,
+    token='none',
+    layer=-1,
+    head=-1,
+    mass=0.0,
+    opacity=0.6,
+    patch=[],
+)
+GSD = 0.5
+
+
+def two_tiles():
+    "Two places that are told apart: 500 x 600 pixels at 0.5 m/px, 300 x 400 at 2 m/px."
+    import torch
+
+    from satdino_nb.data import Tile
+
+    y, x = torch.meshgrid(torch.arange(500), torch.arange(600), indexing='ij')
+    image = torch.stack([40 + 120 * ((x // 40 + y // 40) % 2), y // 2, x // 3]).byte()
+    return {'field': Tile(image, GSD), 'town': Tile(image[:, :300, :400].flip(0).contiguous(), 2.0)}
+
+
+def data(page):
+    "What the explorer says of itself."
+    return page.locator('.satdino-x').evaluate('e => ({...e.dataset})')
+
+
+def until(page, name, value):
+    "Wait until the explorer says so."
+    script = "([k, v]) => document.querySelector('.satdino-x').dataset[k] === v"
+    page.wait_for_function(script, arg=[name, str(value)])
+
+
+def box(page):
+    return [int(v) for v in data(page)['box'].split()]
+
+
+def settled(page):
+    "Wait until the input that is shown, and the answer if there is a model, are of this box."
+    page.wait_for_function(
+        """() => { const d = document.querySelector('.satdino-x').dataset;
+             return d.overview === d.place && d.shown === d.box && !d.computing
+                    && (!('answered' in d) || d.answered === d.box) && d.drawn === d.seed }"""
+    )
+
+
+def at(page, top, left):
+    "Where a pixel of the source is on the page, in the overview."
+    stage = page.get_by_role('application', name='crop frame')
+    stage.scroll_into_view_if_needed()
+    b = stage.bounding_box()
+    scale = b['width'] / (600 if data(page)['place'] == 'field' else 400)
+    return b['x'] + left * scale, b['y'] + top * scale
+
+
+def drag(page, start, end, steps=8):
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=steps)
+    page.mouse.up()

@@ -1,0 +1,146 @@
+"""The explorer in a real JupyterLab: gestures reach the kernel, a picture stays in its place."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from browsing import (
+    IN_A_BROWSER,
+    browser_page,
+    jupyterlab,
+    needs,
+    open_notebook,
+    screenshot,
+    widget_errors,
+    write_notebook,
+)
+from exploring import at, box, data, drag, settled, until
+
+needs('anywidget', 'ipywidgets')
+pytestmark = IN_A_BROWSER
+
+TESTS = str(Path(__file__).parent)
+CELL = f"""
+import io, sys
+sys.path.insert(0, {TESTS!r})
+import ipywidgets
+import traitlets
+from IPython.display import display
+from PIL import Image
+from satdino_nb.engine.explorer_view import STATE, ExplorerView
+from exploring import START, Canned, two_tiles
+def still():
+    file = io.BytesIO()
+    Image.new('RGB', (400, 200), 'green').save(file, 'JPEG')
+    return file.getvalue()
+answers = Canned(two_tiles())
+shown = ExplorerView(answers, answers.setup, still, **START)
+told = ipywidgets.Label()
+def tell(_=None):
+    v = shown.view
+    told.value = f'kernel: {{v.place}} {{v.box}} {{v.out}} {{v.sampling}} {{v.patch}}'
+shown.view.observe(tell, list(STATE))
+tell()
+display(told)
+shown
+"""
+
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "A notebook with the explorer, its console, what it asked elsewhere, its folder and addresses."
+    folder = tmp_path_factory.mktemp('lab')
+    (folder / 'work').mkdir()
+    write_notebook(folder / 'work' / 'x.ipynb', [CELL])
+    with jupyterlab(folder) as address, browser_page(width=1300, height=1100) as found:
+        page, console, elsewhere = found
+        open_notebook(page, address('x.ipynb'))
+        failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
+        page.locator('.satdino-x').or_(failed).first.wait_for()
+        assert not failed.count(), failed.first.inner_text()
+        settled(page)
+        yield page, console, elsewhere, folder, address
+
+
+def said(page, words):
+    "Wait until the kernel has said so."
+    page.get_by_text(f'kernel: {words}').wait_for()
+
+
+def test_keys_reach_the_kernel_and_the_input_follows(lab):
+    page = lab[0]
+    page.get_by_role('application', name='crop frame').focus()
+    page.keyboard.press('Shift+ArrowRight')
+    said(page, 'field [150, 210, 200, 200] 64 none []')
+    settled(page)
+    assert data(page)['shown'] == '150 210 200 200'
+    screenshot(page, 'explorer_lab')
+
+
+def test_drag_and_axis(lab):
+    page = lab[0]
+    drag(page, at(page, 250, 300), at(page, 260, 350))
+    settled(page)
+    top, left, h, w = box(page)
+    said(page, f'field [{top}, {left}, {h}, {w}] 64')
+    mark = page.get_by_role('slider', name='effective GSD of the crop')
+    mark.focus()
+    page.keyboard.press('Shift+ArrowRight')
+    settled(page)
+    assert box(page)[2:] == [h + 20, w + 20]
+    said(page, f'field [{top - 10}, {left - 10}, {h + 20}, {w + 20}] 64')
+
+
+def test_patch_and_place_go_in_one_message(lab):
+    page = lab[0]
+    page.get_by_role('application', name='network input').focus()
+    page.keyboard.press('ArrowRight')
+    until(page, 'overlay', 'similarity')
+    said(page, f'field {box(page)} 64 none [4, 5]')
+    page.get_by_role('group', name='neighbours').get_by_role('button').first.click()
+    until(page, 'overview', 'town')
+    settled(page)
+    said(page, 'town [30, 20, 120, 120] 64 none []')
+
+
+def test_saved_and_reopened_it_shows_a_picture(lab):
+    page, _, _, folder, address = lab
+    still = page.locator('.jp-RenderedImage img')
+    assert still.count() == 1
+    still.first.wait_for(state='hidden')  # while the widget lives
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    saved = folder / 'work' / 'x.ipynb'
+    for _ in range(100):
+        outputs = json.loads(saved.read_text())['cells'][0]['outputs']
+        if outputs:
+            break
+        page.wait_for_timeout(100)
+    assert any('image/jpeg' in o.get('data', {}) for o in outputs)
+    (folder / 'work' / 'old.ipynb').write_text(saved.read_text())  # as on another machine
+    script = [sys.executable, '-m', 'jupyter', 'nbconvert', '--to', 'html', '--stdout', saved]
+    html = subprocess.run(script, capture_output=True, text=True, timeout=600).stdout
+    assert html.count('src="data:image/jpeg;base64,') == 1
+    other = page.context.new_page()
+    open_notebook(other, address('old.ipynb'), run=False)
+    picture = other.locator('.jp-RenderedImage img')
+    picture.wait_for()
+    assert picture.is_visible() and picture.evaluate('e => e.naturalWidth') == 400
+    other.close()
+
+
+def test_nothing_left_the_machine_and_no_widget_complained(lab):
+    _, console, elsewhere, *_ = lab
+    assert not elsewhere
+    assert not widget_errors(console), console
+
+
+def test_a_kernel_that_is_gone_is_noticed(lab):
+    page = lab[0]
+    page.evaluate(
+        'window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.shutdown()'
+    )
+    page.get_by_role('application', name='crop frame').focus()
+    page.keyboard.press('ArrowRight')
+    page.get_by_role('alert').get_by_text('No answer from the kernel').wait_for()
