@@ -64,6 +64,7 @@ def test_import_loads_nothing_heavy(tmp_path):
         'embed',
         'explorer',
         'scenes',
+        'search',
     ],
 )
 def test_no_module_loads_what_it_is_not_about(module, tmp_path):
@@ -156,6 +157,7 @@ DISTRIBUTIONS = {
     'cv2': 'opencv-python-headless',
     'umap': 'umap-learn',
     'IPython': 'ipython',
+    'faiss': 'faiss-cpu',
 }
 # which extra brings a module that a plain installation lacks;
 # whoever needs it is told so, or sits in a notebook
@@ -165,6 +167,7 @@ EXTRAS = {
     'IPython': 'lab',
     'ipywidgets': 'lab',
     'anywidget': 'widgets',
+    'faiss': 'search',
     'pyarrow': 'tables',
     'rasterio': 'geo',
     'geopandas': 'geo',

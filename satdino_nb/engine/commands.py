@@ -339,5 +339,19 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def fail(said: str, code: int = 2) -> NoReturn:
     "End the process with one line."
-    one = ' '.join(said.removeprefix('error: ').split())
+    one = ' '.join(own_words(said).removeprefix('error: ').split())
     Parser().exit(code, f'error: {one}\n')
+
+
+def own_words(said: str) -> str:
+    """The last line of an error that a loading process had, without the traceback before it.
+
+    - `said`: what an error says; as it is where it is the own process's.
+
+        own_words('absent: no such folder')
+    """
+    if 'Original Traceback' not in said:
+        return said
+    last = said.strip().splitlines()[-1]
+    kind, _, words = last.partition(': ')
+    return words if words and ' ' not in kind else last
