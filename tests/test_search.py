@@ -61,24 +61,32 @@ def assert_same(index, other):
     assert torch.equal(a.tile_gsd, b.tile_gsd) and index.note == other.note
 
 
+LAUNCHERS = {
+    'torchrun, two': ['torch.distributed.run', '--standalone', '--nproc-per-node', '2'],
+    'torchrun, three': ['torch.distributed.run', '--standalone', '--nproc-per-node', '3'],
+    'accelerate, two': ['accelerate.commands.launch', '--cpu', '--num_processes', '2'],
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize('world', [2, 3])
-def test_processes_under_torchrun_make_the_rows_of_one(alone, tmp_path, world):
-    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    words = [
-        *launcher,
-        '--nproc-per-node',
-        str(world),
-        *EMBED,
-        '--out',
-        str(tmp_path / 'f.parquet'),
-    ]
-    done = subprocess.run(words, text=True, capture_output=True, env=ENV, timeout=600)
+@pytest.mark.parametrize('launcher', LAUNCHERS)
+def test_launched_processes_make_the_rows_of_one(alone, tmp_path, launcher):
+    words = ['-m', *LAUNCHERS[launcher], *EMBED, '--out', str(tmp_path / 'f.parquet')]
+    done = subprocess.run(
+        [sys.executable, *words], text=True, capture_output=True, env=ENV, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count('satdino-nano') == 1, 'the first process prints'
     assert_same(open_index(tmp_path / 'f.parquet'), alone)
     left = [p.name for p in tmp_path.iterdir() if not p.name.startswith('.')]
     assert left == ['f.parquet'], 'parts are gone'
+
+
+def test_an_index_is_a_table_of_tiles_too(alone):
+    tiles, before = open_tiles(alone.path), open_tiles(MANIFEST)
+    assert tiles.paths == before.paths and tiles.gsds == before.gsds and tiles.boxes == alone.boxes
+    names = [[t.classes[y] for y in t.labels] for t in (tiles, before)]
+    assert names[0] == names[1] == alone.classes
 
 
 @pytest.mark.slow
