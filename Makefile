@@ -2,6 +2,7 @@
 # make test   package in sync with the notebooks, notebooks clean, notebooks run, pytest
 # make lint   form and lint of notebooks, tests and benches
 # make quick  pytest without its slow tests, under two minutes on two cores
+# make docs   the site, in docs/_build/html: no network, no notebook is run
 # make venv   the environment alone, by uv where it is installed, else by pip (INSTALLER=pip or INSTALLER=uv decides);
 #             an environment that is there already is kept, with what it holds
 PYTHON ?= python3
@@ -19,7 +20,7 @@ create-uv = test -x $(BIN)/python || uv venv --quiet --seed --allow-existing --p
 PYTEST ?= pytest -n 2 --dist loadfile
 NOTEBOOKS := $(wildcard nbs/*.ipynb nbs/*/*.ipynb)
 
-.PHONY: venv lab test lint quick notebooks readme
+.PHONY: venv lab test lint quick notebooks readme docs
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -53,3 +54,7 @@ README ?= README.md
 readme: venv
 	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb \
 	    | sed -E 's#\]\(\.\./#](#g; s#\]\(([a-z0-9_/]+\.ipynb)#](nbs/\1#g' > $(README)
+
+docs: venv
+	$(BIN)/python -c 'import sphinx, myst_nb, furo, mathjax' 2>/dev/null || $(install-$(INSTALLER)) -e '.[docs]'
+	$(BIN)/python docs/build.py && $(BIN)/python docs/check.py docs/_build/html

@@ -1,0 +1,135 @@
+"The site: built without a warning, and what its check is there for."
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO / 'docs'))
+import build  # noqa: E402
+import check  # noqa: E402
+
+slow = pytest.mark.slow
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "Folder of the pages, built anew; skips where Sphinx is not installed."
+    for name in ('sphinx', 'myst_nb', 'furo', 'mathjax'):
+        pytest.importorskip(name, reason=f'{name} is not installed: the extra `docs`')
+    out = tmp_path_factory.mktemp('site')
+    command = [sys.executable, REPO / 'docs/build.py', '--out', out]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out / 'html'
+
+
+@slow
+def test_links_lead_somewhere_and_nothing_is_fetched(site):
+    assert check.faults(site) == []
+
+
+@slow
+def test_every_notebook_is_a_page_with_its_pictures(site):
+    for path in build.notebooks():
+        page = (site / path.with_suffix('.html')).read_text()
+        shown = len(re.findall(r'<img[^>]+src="[./]*_images/', page))
+        drawn = len(re.findall(r'"image/(?:png|jpeg)": ', (REPO / path).read_text()))
+        assert bool(shown) == bool(drawn) and shown <= drawn, path
+
+
+@slow
+def test_the_reference_has_every_listed_name(site):
+    names = 0
+    for page in sorted((site / 'reference').glob('*.html')):
+        tree, _, _ = build.definitions(page.stem)
+        text = page.read_text()
+        for name in build.listed(tree):
+            assert f'id="satdino_nb.{page.stem}.{name}"' in text, (page.stem, name)
+            names += 1
+    assert names > 100
+
+
+@slow
+def test_pages_in_a_browser_without_network(site):
+    from browsing import BROWSER, FLAGS, PATIENCE
+
+    if BROWSER is None:
+        pytest.skip('no chromium or google-chrome on the PATH')
+    playwright = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
+    asked, errors = [], []
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=BROWSER, headless=True, args=FLAGS)
+        page = browser.new_page(viewport=dict(width=1300, height=900))
+        page.set_default_timeout(PATIENCE * 1000)
+        page.on('request', lambda r: re.match('file:|data:|blob:', r.url) or asked.append(r.url))
+        page.on('console', lambda m: errors.append(m.text) if m.type == 'error' else None)
+        page.on('pageerror', lambda e: errors.append(str(e)))
+        for name in ('index', 'nbs/05_dino', 'nbs/03_views', 'reference/pretrain', 'CONTRIBUTING'):
+            page.goto((site / f'{name}.html').as_uri())
+            if name == 'nbs/05_dino':
+                page.wait_for_selector('mjx-container svg')
+                assert page.locator('.math:not(:has(mjx-container))').count() == 0
+                assert page.locator('[data-mjx-error]').count() == 0
+            wide = 'elements => elements.filter(e => e.scrollWidth > e.clientWidth + 1).length'
+            assert page.eval_on_selector_all('pre', wide) == 0, name
+            assert page.evaluate('document.documentElement.scrollWidth') <= 1300, name
+        browser.close()
+    assert asked == [] and errors == []
+
+
+BAD = {
+    '<a href="gone.html">x</a>': 'gone.html leads nowhere',
+    '<a href="#gone">x</a>': '#gone leads nowhere',
+    '<a href="../../above.html">x</a>': 'above.html leads nowhere',
+    '<img src="gone.png" alt="">': 'gone.png leads nowhere',
+    '<img src="index.html">': 'without a text',
+    '<script src="https://cdn.example.org/a.js"></script>': 'from elsewhere',
+    '<link rel="stylesheet" href="//fonts.example.org/a.css">': 'from elsewhere',
+    '<pre>#| export\nx = 1</pre>': 'shows the directive',
+}
+
+
+@pytest.mark.parametrize('html', BAD)
+def test_the_check_sees(tmp_path, html):
+    page = '<h1 id="top">a</h1> <a href="#top">b</a> <a href="https://arxiv.org">c</a> <pre>x</pre>'
+    (tmp_path / 'index.html').write_text(page)
+    (tmp_path / 'a.css').write_text('p { background: url("data:x") }')
+    assert check.faults(tmp_path) == []
+    (tmp_path / 'index.html').write_text(page + html)
+    (fault,) = check.faults(tmp_path)
+    assert BAD[html] in fault and 'index.html' in fault
+
+
+def test_the_check_sees_a_font_from_elsewhere_and_an_empty_folder(tmp_path):
+    with pytest.raises(ValueError, match='no index.html'):
+        check.faults(tmp_path)
+    (tmp_path / 'index.html').write_text('<p>a</p>')
+    (tmp_path / 'a.css').write_text('@import url("https://fonts.example.org/a.css");')
+    assert 'fonts.example.org' in check.faults(tmp_path)[0]
+
+
+def test_links_and_directives_of_a_page():
+    pages = {Path('nbs/00_gsd.ipynb')}
+    turned = build.turn_links(
+        '[a](../00_gsd.ipynb#x) [b](../../LICENSE) [c](https://a.org) [d](#here)',
+        Path('nbs/engine/00_lengths.ipynb'),
+        pages,
+        'https://host/blob',
+    )
+    assert turned == (
+        '[a](../00_gsd.ipynb#x) [b](https://host/blob/LICENSE) [c](https://a.org) [d](#here)'
+    )
+    with pytest.raises(SystemExit, match='nbs/a.ipynb.*gone.md'):
+        build.turn_links('[a](gone.md)', Path('nbs/a.ipynb'), pages, '')
+    assert build.shown_code('#| export\n\ndef f(): ...\n') == 'def f(): ...'
+    assert build.shown_code('#| hide\nx = 1') == '' == build.shown_code('#| default_exp gsd')
+
+
+def test_signatures_are_found_behind_the_lesson():
+    text = build.reference(Path('nbs/03_views.ipynb'))[1]
+    assert '{py:function} centre_view(batch: Batch, size: int' in text
+    assert '{py:class} MultiCrop' in text and '(self' not in text
