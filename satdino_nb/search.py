@@ -7,6 +7,7 @@ __all__ = ['embed_tiles', 'open_index', 'find_neighbours', 'near_copies', 'neigh
 
 # %% ../nbs/11_search.ipynb #se-imports
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +62,12 @@ def index_text(index: Index) -> str:
     return markdown_table((str(index.path), ''), rows)
 
 
+def shown_path(path: str) -> str:
+    "A path as seen from here, if it is below."
+    here = os.getcwd() + os.sep
+    return path.removeprefix(here)
+
+
 def found_text(found: Neighbours, queries: int) -> str:
     "Neighbours of the first `queries` queries, as Markdown."
     names = set(list(dict.fromkeys(found.asked.names))[:queries])
@@ -72,7 +79,7 @@ def found_text(found: Neighbours, queries: int) -> str:
             'unknown' if r['gsd'] is None else metres_text(r['gsd']),
             r['class'],
             r['row'],
-            r['path'],
+            shown_path(r['path']),
         )
         for r in found.rows()
         if r['query'] in names
@@ -83,7 +90,7 @@ def found_text(found: Neighbours, queries: int) -> str:
 def copies_text(copies: Copies, groups: int) -> str:
     "The first `groups` groups of near-copies, as Markdown."
     rows = [
-        (r['group'], r['kept'], f'{r["distance"]:.4f}', r['class'], r['row'], r['path'])
+        (r['group'], r['kept'], f'{r["distance"]:.4f}', r['class'], r['row'], shown_path(r['path']))
         for r in copies.rows()
         if r['group'] < groups
     ]
@@ -100,9 +107,9 @@ def search_text(search: str, recall: float) -> str:
 def embed_command(
     tiles: Path, /, out: Path, gsd: float | None = None, on_error: str = 'stop', **options: Any
 ) -> None:
-    "`satdino embed`; `options`: arguments of `embed_tiles`."
+    "`satdino embed`; `options`: arguments of `embed_tiles`. Paths in the index are absolute."
     with log_shown(stream=sys.stderr):
-        opened = open_tiles(tiles, gsd, on_error)
+        opened = open_tiles(os.path.abspath(tiles), gsd, on_error)
         if on_error == 'skip':
             opened = check_images(opened, on_error)
         index = embed_tiles(opened, out, **options)

@@ -250,7 +250,8 @@ def test_duplicates_are_listed_and_left_out(tmp_path):
     first, second = sorted(folder.iterdir())[:2]
     shutil.copy(first, folder / 'z1.jpg')
     Image.open(second).resize((100, 100)).resize((128, 128)).save(folder / 'z2.png')
-    done = satdino('embed', folder, '--gsd', 2, '--out', 'f.npz', '--workers', 0, cwd=tmp_path)
+    words = ['embed', 'tiles', '--gsd', 2, '--out', 'f.npz', '--workers', 0]
+    done = satdino(*words, cwd=tmp_path)
     assert done.returncode == 0 and '| tiles | 26 |' in done.stdout, done.stderr
     words = ['--duplicates', '--threshold', '0.001', '--without', 'less.npz', '--out', 'found']
     done = satdino('neighbours', 'f.npz', *words, cwd=tmp_path)
@@ -263,10 +264,16 @@ def test_duplicates_are_listed_and_left_out(tmp_path):
         ('1', 'yes', second.name),
         ('1', 'no', 'z2.png'),
     ]
+    assert f'| {Path("tiles") / "z1.jpg"} |' in done.stdout
     assert (tmp_path / 'found' / 'copies.png').is_file()
+    with Image.open(tmp_path / 'found' / 'copies.png') as sheet:
+        assert sheet.getpixel((20, 20)) != (128, 128, 128), 'its pictures were found'
     less = open_index(tmp_path / 'less.npz')
     assert len(less) == 24 and not [p for p in less.features.paths if Path(p).name[0] == 'z']
     assert not near_copies(less, 0.001).groups
+    assert all(Path(p).is_absolute() for p in less.features.paths), (
+        'from whatever folder it is asked'
+    )
 
 
 @pytest.mark.slow
