@@ -2,6 +2,8 @@
 # make test   package in sync with the notebooks, notebooks clean, notebooks run, pytest
 # make lint   form and lint of notebooks, tests and benches
 # make quick  pytest without its slow tests, under two minutes on two cores
+# make student DIR=folder            a student's copy of the lessons, without solutions; nothing here changes with it
+# make reset DIR=folder LESSON=03    a lesson of that copy as it was
 # make docs   the site, in docs/_build/html: no network, no notebook is run
 # make venv   the environment alone, by uv where it is installed, else by pip (INSTALLER=pip or INSTALLER=uv decides);
 #             an environment that is there already is kept, with what it holds
@@ -20,7 +22,7 @@ create-uv = test -x $(BIN)/python || uv venv --quiet --seed --allow-existing --p
 PYTEST ?= pytest -n 2 --dist loadfile
 NOTEBOOKS := $(wildcard nbs/*.ipynb nbs/*/*.ipynb)
 
-.PHONY: venv lab test lint quick notebooks readme docs
+.PHONY: venv lab test lint quick notebooks readme docs student reset
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -58,3 +60,10 @@ readme: venv
 docs: venv
 	$(BIN)/python -c 'import sphinx, myst_nb, furo, mathjax' 2>/dev/null || $(install-$(INSTALLER)) -e '.[docs]'
 	$(BIN)/python docs/build.py && $(BIN)/python docs/check.py docs/_build/html
+
+student: venv
+	$(BIN)/python lab/student.py copy "$(or $(DIR),$(error name a folder: make student DIR=../lessons))"
+
+reset: venv
+	$(BIN)/python lab/student.py reset "$(or $(DIR),$(error name the copy: make reset DIR=../lessons LESSON=03))" \
+	    "$(or $(LESSON),$(error name a lesson: make reset DIR=$(DIR) LESSON=03))"
