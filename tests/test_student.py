@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,53 @@ def test_what_cannot_be_done_says_what_to_do(folder, tmp_path):
 def test_outputs_are_kept_on_demand():
     shown = student.students(Path('nbs/00_gsd.ipynb'), outputs=True)
     assert any(c.get('outputs') for c in shown['cells'])
+
+
+def declared():
+    "The project's dependencies, and those of each extra with the extras that it names."
+    project = tomllib.loads((REPO / 'pyproject.toml').read_text())['project']
+    extras = project['optional-dependencies']
+
+    def of(name):
+        for line in extras[name]:
+            if inner := re.match(r'satdino_nb\[(.*)\]', line):
+                for other in inner[1].split(','):
+                    yield from of(other)
+            else:
+                yield line
+
+    return project['dependencies'], {name: set(of(name)) for name in extras}
+
+
+def test_binder_asks_for_what_the_project_asks_for():
+    lines = (REPO / '.binder/requirements.txt').read_text().splitlines()
+    asked = [line for line in lines if line and not line.startswith(('#', '--'))]
+    plain, extras = declared()
+    assert len(asked) == len(set(asked)) and set(asked) == set(plain) | extras['lab']
+    python = (REPO / '.binder/runtime.txt').read_text().strip()
+    assert re.fullmatch(r'python-3\.1[1-9]', python)
+    script = REPO / '.binder/postBuild'
+    assert os.access(script, os.X_OK) and script.read_text().startswith('#!/usr/bin/env bash')
+    assert subprocess.run(['bash', '-n', script]).returncode == 0
+
+
+def test_colab_installs_extras_that_there_are():
+    first, then = code_of(REPO / 'lab/colab.ipynb')
+    extras = re.search(r'satdino_nb\[([^\]]+)\]', first)[1].split(',')
+    _, known = declared()
+    assert set(extras) <= known.keys()
+    assert re.search(r'"(ipywidgets[^"]+)"', first)[1] in known['lab']
+    assert f'{student.settings()["user"]}/{student.settings()["repo"]}' in first
+    guide = (REPO / 'docs/troubleshooting.md').read_text()
+    assert first.replace('\n\n', '\n') in guide
+    compile(then, 'colab', 'exec')
+
+
+def test_options_in_the_guide_are_there():
+    guide = (REPO / 'docs/troubleshooting.md').read_text()
+    from satdino_nb.engine.recipe import PretrainConfig
+
+    named = set(re.findall(r'`--([a-z-]+)[` ]', guide)) - {'dry-run'}
+    assert len(named) >= 3
+    for option in named:
+        assert option.replace('-', '_') in PretrainConfig.__dataclass_fields__, option
