@@ -25,7 +25,6 @@ ledger
 opponent
 shine, and here
 hedging
-\bto the bit\b
 not ten witnesses
 an anecdote
 honest label
