@@ -26,9 +26,10 @@ LINK = re.compile(r'(?<!`)(!?\[[^\]\n]*\]\()([^)\s]+)(\))')
 
 
 def notebooks():
-    "Paths of all notebooks, from the repository's root."
+    "Paths of all notebooks but solutions, from the repository's root."
     found = [p.relative_to(REPO) for p in sorted((REPO / 'nbs').rglob('*.ipynb'))]
-    return [p for p in found if '.ipynb_checkpoints' not in p.parts]
+    hidden = {'.ipynb_checkpoints', 'solutions'}  # solutions stay out of a student's way
+    return [p for p in found if not hidden & set(p.parts)]
 
 
 def settings():

@@ -50,7 +50,7 @@ def reading_order():
 
 def glossary():
     "Term: what the glossary says of it."
-    parts = re.split(r'^### (.+)\n', prose(LESSONS / 'glossary.ipynb'), flags=re.M)[1:]
+    parts = re.split(r'^## (.+)\n', prose(LESSONS / 'glossary.ipynb'), flags=re.M)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
@@ -77,7 +77,7 @@ TERMS = glossary()
 
 def test_glossary_defines_about_45_terms_once():
     assert 40 <= len(TERMS) <= 60
-    names = re.findall(r'^### (.+)$', prose(LESSONS / 'glossary.ipynb'), re.M)
+    names = re.findall(r'^## (.+)$', prose(LESSONS / 'glossary.ipynb'), re.M)
     assert len(names) == len(set(names)) and names == sorted(names, key=str.lower)
 
 
