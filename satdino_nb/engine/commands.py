@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHARED', 'POOLINGS', 'COMMANDS', 'add', 'add_tiles', 'check_tiles', 'audit_options', 'stats_options',
-           'explore_options', 'embed_options', 'neighbours_options', 'Command', 'Parser', 'list_text', 'parser_of',
-           'run', 'run_words']
+           'explore_options', 'embed_options', 'neighbours_options', 'gsd_options', 'advise_options', 'Command',
+           'Parser', 'list_text', 'parser_of', 'run', 'run_words']
 
 # %% ../../nbs/engine/00_commands.ipynb #imports
 import argparse
@@ -173,6 +173,50 @@ def neighbours_options(p: argparse.ArgumentParser) -> None:
         '--pictures', type=int, default=8, help='queries on the sheet (default: %(default)s)'
     )
 
+# %% ../../nbs/engine/00_commands.ipynb #scale-options
+def gsd_options(p: argparse.ArgumentParser) -> None:
+    "Options of `satdino gsd`."
+    add_tiles(p)
+    add(p, '--gsd', '--model', '--batch-size', '--workers', '--device')
+    p.add_argument('--fit', type=Path, metavar='TILES', help='of known GSD, to fit a reader on')
+    p.add_argument(
+        '--level',
+        type=float,
+        default=0.9,
+        help='share of intervals that hold the truth (default: %(default)s)',
+    )
+    p.add_argument(
+        '--margin',
+        type=float,
+        default=0.5,
+        help='octaves beyond its interval at which a stated GSD is doubted (default: %(default)s)',
+    )
+    add(p, '--out', default=Path('gsd.csv'), help='table of all tiles (default: %(default)s)')
+
+
+def advise_options(p: argparse.ArgumentParser) -> None:
+    "Options of `satdino advise`."
+    add_tiles(p)
+    add(p, '--gsd', '--batch-size', '--workers', '--device')
+    add(p, '--model', nargs='+', default=['satdino-nano'], help='one or several models')
+    p.add_argument('--test', type=Path, metavar='TILES', help='to ask about (default: a half)')
+    p.add_argument('--sizes', nargs='+', type=int, default=(), help="the input's sides in pixels")
+    p.add_argument(
+        '--told',
+        nargs='+',
+        type=float,
+        default=(),
+        help='times the true GSD, for models that are told one (default: 0.5 1 2)',
+    )
+    p.add_argument(
+        '--how',
+        default='knn',
+        choices=('knn', 'linear', 'logistic'),
+        help='classifier (default: %(default)s)',
+    )
+    p.add_argument('--k', type=int, default=20, help='neighbours (default: %(default)s)')
+    add(p, '--out', default=Path('advice'), help='folder of results (default: %(default)s)')
+
 # %% ../../nbs/engine/00_commands.ipynb #table
 @dataclass(frozen=True)
 class Command:
@@ -235,9 +279,15 @@ COMMANDS = {
         neighbours_options,
     ),
     'gsd': Command(
-        'Read the GSD of pictures that have none, or check it.', 'satdino_nb.scale:gsd_command'
+        'Read the GSD of pictures that have none, or check it.',
+        'satdino_nb.scale:gsd_command',
+        gsd_options,
     ),
-    'advise': Command('At which GSD to show tiles to a model.', 'satdino_nb.scale:advise_command'),
+    'advise': Command(
+        'At which GSD to show tiles to a model.',
+        'satdino_nb.scale:advise_command',
+        advise_options,
+    ),
     'explore': Command(
         'Move a crop over tiles in a browser.',
         'satdino_nb.engine.explore:explore_command',
