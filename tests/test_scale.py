@@ -121,5 +121,5 @@ def test_advise_command_says_shows_and_lists(tmp_path):
     data = samples_dir() / 'manifest.csv'
     advise_command(data, model=['satdino-nano'], sizes=[64, 32], k=5, out=out, workers=0)
     text = (out / 'advice.md').read_text()
-    assert '## satdino-nano' in text and '64 px' in text and '**chosen**' in text
+    assert '## satdino-nano' in text and '64 px' in text and '(chosen)' in text
     assert (out / 'advice.png').read_bytes()[:4] == b'\x89PNG'

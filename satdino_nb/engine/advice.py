@@ -312,7 +312,7 @@ def advice_table(advice: Advice) -> str:
     for o in advice.options:
         gap = difference(o.right, advice.best.right, groups=advice.groups, unit='%')
         ends = f'{100 * gap.value:+.1f} ({100 * gap.low:+.1f} to {100 * gap.high:+.1f})'
-        mark = ' **chosen**' if o is advice.chosen else ''
+        mark = ' (chosen)' if o is advice.chosen else ''
         score = f'{100 * o.score.value:.1f} ({100 * o.score.low:.1f} to {100 * o.score.high:.1f})'
         gsd = f'{o.gsd:.3g}' if np.isfinite(o.gsd) else 'unknown'
         last = '' if o is advice.best else ends
