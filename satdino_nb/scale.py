@@ -101,6 +101,9 @@ class GSDReport:
     - `stated`: GSDs that their files state, `(N,)` m/px; NaN: none.
     - `answers`: estimates with intervals, m/px of the tiles' own pixels.
     - `flags`: tiles whose file and picture disagree, the worst first.
+
+        report = read_gsd(tiles)   # GSDReport
+        report.save('gsd.csv')
     """
 
     paths: list[str]
