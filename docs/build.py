@@ -22,6 +22,7 @@ DOCS = Path(__file__).resolve().parent
 REPO = DOCS.parent
 GUIDES = ('CONTRIBUTING.md', 'CHANGELOG.md', 'bench/README.md', 'data_samples/README.md')
 PAGES = (*GUIDES, 'data_samples/models/README.md')
+FIGURES = Path('nbs/figures')  # diagrams that pages show
 LINK = re.compile(r'(?<!`)(!?\[[^\]\n]*\]\()([^)\s]+)(\))')
 
 
@@ -50,7 +51,7 @@ def turn_links(text, page, pages, online):
         if not target or re.match(r'[a-z]+:', target):
             return found[0]
         path = Path(os.path.normpath(page.parent / target))
-        if path in pages:
+        if path in pages or path.parent == FIGURES and (REPO / path).exists():
             return found[0]
         if not (REPO / path).exists():
             raise SystemExit(f'{page}: the link {found[2]} leads nowhere; repair it there')
@@ -256,6 +257,7 @@ def stage(source):
     front = front.replace('<!-- lessons -->', table)
     write(source / 'index.md', front.replace('](../', '](') + '\n' + '\n'.join(parts))
     shutil.copytree(DOCS / 'static', source / 'static')
+    shutil.copytree(REPO / FIGURES, source / FIGURES)
     shutil.copy(DOCS / 'conf.py', source / 'conf.py')
     shutil.copy(mathematics(), source / 'static')
 

@@ -75,7 +75,7 @@ def copy(folder, outputs=False):
         raise SystemExit(f'{folder} is not empty; name a new folder, or reset a lesson of a copy')
     for path in lessons():
         write_lesson(folder, path, outputs)
-    for name in ('data_samples', 'bench/results'):
+    for name in ('data_samples', 'bench/results', 'nbs/figures'):
         shutil.copytree(REPO / name, folder / name)
     for path in REPO.glob('nbs/experiments/*.toml'):
         shutil.copy(path, folder / 'nbs/experiments')

@@ -37,7 +37,7 @@ def test_every_notebook_is_a_page_with_its_pictures(site):
     for path in build.notebooks():
         page = (site / path.with_suffix('.html')).read_text()
         shown = len(re.findall(r'<img[^>]+src="[./]*_images/', page))
-        drawn = len(re.findall(r'"image/(?:png|jpeg)": ', (REPO / path).read_text()))
+        drawn = len(re.findall(r'"image/(?:png|jpeg|svg\+xml)": ', (REPO / path).read_text()))
         assert bool(shown) == bool(drawn) and shown <= drawn, path
 
 
