@@ -4,6 +4,7 @@
 # make quick  pytest without its slow tests, under two minutes on two cores
 # make student DIR=folder            a student's copy of the lessons, without solutions; nothing here changes with it
 # make reset DIR=folder LESSON=03    a lesson of that copy as it was
+# make slides  slides of the lessons, in docs/_build/slides (ARGS="--lesson 05": of one)
 # make docs   the site, in docs/_build/html: no network, no notebook is run
 # make venv   the environment alone, by uv where it is installed, else by pip (INSTALLER=pip or INSTALLER=uv decides);
 #             an environment that is there already is kept, with what it holds
@@ -22,7 +23,7 @@ create-uv = test -x $(BIN)/python || uv venv --quiet --seed --allow-existing --p
 PYTEST ?= pytest -n 2 --dist loadfile
 NOTEBOOKS := $(wildcard nbs/*.ipynb nbs/*/*.ipynb)
 
-.PHONY: venv lab test lint quick notebooks readme docs student reset
+.PHONY: venv lab test lint quick notebooks readme docs slides student reset
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml
@@ -60,6 +61,10 @@ readme: venv
 docs: venv
 	$(BIN)/python -c 'import sphinx, myst_nb, furo, mathjax' 2>/dev/null || $(install-$(INSTALLER)) -e '.[docs]'
 	$(BIN)/python docs/build.py && $(BIN)/python docs/check.py docs/_build/html
+
+slides: venv
+	$(BIN)/python -c 'import sphinx_revealjs, mathjax' 2>/dev/null || $(install-$(INSTALLER)) -e '.[docs]'
+	$(BIN)/python lab/slides.py $(ARGS)
 
 student: venv
 	$(BIN)/python lab/student.py copy "$(or $(DIR),$(error name a folder: make student DIR=../lessons))"

@@ -9,7 +9,10 @@ version = release = os.environ.get('SATDINO_VERSION', '')
 extensions = ['myst_nb', 'sphinx.ext.mathjax']
 nb_execution_mode = 'off'  # pages show the outputs that are committed
 nb_merge_streams = True
-suppress_warnings = ['mystnb.unknown_mime_type']  # the others of a cell's forms are shown
+suppress_warnings = [
+    'mystnb.unknown_mime_type',  # the others of a cell's forms are shown
+    'myst.header',  # a glossary's terms stand two levels down
+]
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence']
 myst_heading_anchors = 4
 myst_dmath_double_inline = True
