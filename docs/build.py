@@ -226,7 +226,8 @@ def stage(source):
     shutil.rmtree(source, ignore_errors=True)
     all_notebooks = notebooks()
     own = [p.relative_to(REPO) for p in sorted(DOCS.glob('*.md'))]
-    pages = {*all_notebooks, *map(Path, PAGES), *own}
+    drawn = [p.relative_to(REPO) for p in DOCS.glob('static/*.jpg')]
+    pages = {*all_notebooks, *map(Path, PAGES), *own, *drawn}
     online = f'https://github.com/{settings()["user"]}/{settings()["repo"]}/blob/main'
     for path in all_notebooks:
         write(source / path, json.dumps(page_of_notebook(path, pages, online)))
@@ -257,7 +258,13 @@ def stage(source):
     front = front.replace('<!-- lessons -->', table)
     write(source / 'index.md', front.replace('](../', '](') + '\n' + '\n'.join(parts))
     shutil.copytree(DOCS / 'static', source / 'static')
+<<<<<<< HEAD
     shutil.copytree(REPO / FIGURES, source / FIGURES)
+=======
+    (source / 'docs/static').mkdir()
+    for path in drawn:
+        shutil.move(source / 'static' / path.name, source / path)
+>>>>>>> 19e23a9 (README shows what was learnt and the explorer, and names site, student's copy and slides)
     shutil.copy(DOCS / 'conf.py', source / 'conf.py')
     shutil.copy(mathematics(), source / 'static')
 

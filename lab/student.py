@@ -40,7 +40,8 @@ def lessons():
 def students(path, outputs=False):
     "The notebook at `path` as a student gets it, a dict; `outputs`: with what it printed and drew."
     notebook = json.loads((REPO / path).read_text())
-    here = {*lessons(), *(p.relative_to(REPO) for p in REPO.glob('data_samples/**/*.md'))}
+    beside = [*REPO.glob('data_samples/**/*.md'), *REPO.glob('docs/static/*.jpg')]
+    here = {*lessons(), *(p.relative_to(REPO) for p in beside)}
     address = f'https://github.com/{settings()["user"]}/{settings()["repo"]}/blob/main'
     cells = []
     for cell in notebook['cells']:
@@ -77,6 +78,7 @@ def copy(folder, outputs=False):
         write_lesson(folder, path, outputs)
     for name in ('data_samples', 'bench/results', 'nbs/figures'):
         shutil.copytree(REPO / name, folder / name)
+    shutil.copytree(REPO / 'docs/static', folder / 'docs/static')
     for path in REPO.glob('nbs/experiments/*.toml'):
         shutil.copy(path, folder / 'nbs/experiments')
     text = README.replace('REPO', str(REPO)).replace('FOLDER', str(folder))
