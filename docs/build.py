@@ -258,13 +258,10 @@ def stage(source):
     front = front.replace('<!-- lessons -->', table)
     write(source / 'index.md', front.replace('](../', '](') + '\n' + '\n'.join(parts))
     shutil.copytree(DOCS / 'static', source / 'static')
-<<<<<<< HEAD
     shutil.copytree(REPO / FIGURES, source / FIGURES)
-=======
-    (source / 'docs/static').mkdir()
+    (source / 'docs/static').mkdir(parents=True, exist_ok=True)
     for path in drawn:
         shutil.move(source / 'static' / path.name, source / path)
->>>>>>> 19e23a9 (README shows what was learnt and the explorer, and names site, student's copy and slides)
     shutil.copy(DOCS / 'conf.py', source / 'conf.py')
     shutil.copy(mathematics(), source / 'static')
 
