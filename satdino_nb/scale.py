@@ -191,7 +191,7 @@ def read_gsd(
     answered = seen.answered & (factor <= 1)
     answers = ScaleAnswers(seen.gsd, seen.low, seen.high, answered, why)
     stated = np.array([np.nan if g is None else g for g in tiles.gsds], dtype=float)
-    flags = disagreements(answers, stated, margin)
+    flags = disagreements(answers, tiles.gsds, margin)
     return GSDReport(tiles.paths, stated, answers, flags)
 
 # %% ../nbs/12_scale.ipynb #s12-commands

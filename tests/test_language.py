@@ -42,7 +42,7 @@ def prose(notebook):
 
 def reading_order():
     "Lessons in the order of the index's table."
-    names = re.findall(r'\]\((\d\w*)\.ipynb\)', prose(LESSONS / 'index.ipynb'))
+    names = re.findall(r'^\| \[[^]]*\]\((\d\w*)\.ipynb\)', prose(LESSONS / 'index.ipynb'), re.M)
     order = [LESSONS / f'{name}.ipynb' for name in dict.fromkeys(names)]
     assert len(order) > 20
     return order
