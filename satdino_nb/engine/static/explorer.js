@@ -1021,7 +1021,8 @@ class Axis {
     this.marks = svg('g', { 'aria-hidden': 'true' });
     this.mark = svg('g', { class: 'satdino-x-mark', tabindex: '0', role: 'slider' });
     this.mark.setAttribute('aria-label', 'effective GSD of the crop, metres per pixel');
-    this.drawing.append(this.back, this.marks, this.mark);
+    this.answered = svg('g', { 'aria-hidden': 'true' });
+    this.drawing.append(this.back, this.marks, this.answered, this.mark);
     this.root.append(this.drawing);
     follow(this.mark, () => this.grab(), () => app.released());
     this.mark.addEventListener('keydown', (e) => this.key(e));
@@ -1152,8 +1153,8 @@ class Axis {
       svg('rect', { class: 'satdino-x-pill', ...pill }),
       svg('text', { class: 'satdino-x-pill-words', x: at, y: 16, 'text-anchor': 'middle' }, text),
     ];
-    rows.push(...this.estimate());
     this.mark.replaceChildren(...rows);
+    this.answered.replaceChildren(...this.estimate());
     const values = { valuemin: digits(low), valuemax: digits(high), valuenow: digits(gsd) };
     for (const [name, v] of Object.entries(values)) this.mark.setAttribute(`aria-${name}`, v);
     this.mark.setAttribute('aria-valuetext', `${digits(gsd)} metres per pixel`);
