@@ -1,4 +1,4 @@
-"""The explorer in JupyterLab and a browser.
+"""The explorer's sliders in JupyterLab and a browser, as they are without anywidget.
 
 Pictures are square, a key moves the crop, the numbers are right, nothing leaves the machine.
 """
@@ -25,7 +25,7 @@ from satdino_nb.data import Tile
 from satdino_nb.explorer import Explorer
 y, x = torch.meshgrid(torch.arange(500), torch.arange(600), indexing='ij')
 image = torch.stack([40 + 120*((x//40 + y//40) % 2), y//2, x//3]).byte()
-explorer = Explorer({{'field': Tile(image, {GSD})}}, out={OUT})
+explorer = Explorer({{'field': Tile(image, {GSD})}}, out={OUT}, face='sliders')
 explorer
 """
 
