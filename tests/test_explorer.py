@@ -101,17 +101,21 @@ def test_wherever_the_hand_goes_sliders_and_state_agree(tiles, monkeypatch):
 
 @pytest.mark.slow
 def test_many_changes_leave_no_widgets_behind(tiles):
-    "20 changes: as many widgets and axes as before."
+    "300 changes: as many widgets and axes as before; closed, it leaves none."
     widgets = pytest.importorskip('ipywidgets')
-    explorer = Explorer(tiles, out=16, size=96)
+    before = set(widgets.widgets.widget._instances)
+    explorer = Explorer(tiles, out=16, size=96, face='sliders')
+    assert explorer.widget.children
     living = len(widgets.widgets.widget._instances)
     figure = explorer.strip.figure
     axes = len(figure.axes)
-    for i in range(20):
+    for i in range(300):
         explorer.state.box = (i % 40, i % 50, 20 + i % 30, 20 + i % 20)
     assert len(widgets.widgets.widget._instances) == living
     assert explorer.strip.figure is figure and len(figure.axes) == axes
     assert len(explorer.picture.shrunk) == 1
+    explorer.close()
+    assert set(widgets.widgets.widget._instances) <= before
 
 
 def test_each_callback_shows_its_error(tiles):

@@ -253,6 +253,7 @@ class ExplorerView:
     def close(self) -> None:
         "Take the widget away."
         self.closed = True
+        self.view.layout.close()
         self.view.close()
 
     def picture_bundle(self) -> dict:
