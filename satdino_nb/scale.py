@@ -250,7 +250,7 @@ def fitted(net: Any, tiles: Tiles, level: float, how: dict) -> ScaleReader:
 def advise_command(
     tiles: Path,
     gsd: float | None = None,
-    model: Sequence[str] = ('satdino-nano',),
+    models: Sequence[str] = ('satdino-nano',),
     test: Path | None = None,
     sizes: Sequence[int] = (),
     told: Sequence[float] = (),
@@ -264,7 +264,7 @@ def advise_command(
     """`satdino advise`: figure, table and a sentence about the GSD to show tiles to models.
 
     - `tiles`, `test`: what `open_tiles` takes; `gsd`: of those that do not state their own, m/px.
-    - `model`: one or several, of `open_model`.
+    - `models`: one or several, of `open_model`.
     - `sizes`, `told`, `how`, `k`: as of `advise` (`told`: its `factors`).
     - `out`: a folder for `advice.md` and `advice.png`.
     - `batch_size`, `workers`, `device`: as of `extract_features`.
@@ -275,7 +275,7 @@ def advise_command(
     found: dict[str, Advice] = {}
     text = []
     out.mkdir(parents=True, exist_ok=True)
-    for name in model:
+    for name in models:
         net = open_model(name)
         found[name] = a = advise(net, opened, asked, sizes, told, how, k, **more)
         text.append(f'## {name}\n\n{advice_text(a)}\n\n{advice_table(a)}\n')

@@ -119,7 +119,7 @@ def test_gsd_command_fits_a_reader_for_a_model_without_one(tmp_path):
 def test_advise_command_says_shows_and_lists(tmp_path):
     out = tmp_path / 'advice'
     data = samples_dir() / 'manifest.csv'
-    advise_command(data, model=['satdino-nano'], sizes=[64, 32], k=5, out=out, workers=0)
+    advise_command(data, models=['satdino-nano'], sizes=[64, 32], k=5, out=out, workers=0)
     text = (out / 'advice.md').read_text()
     assert '## satdino-nano' in text and '64 px' in text and '(chosen)' in text
     assert (out / 'advice.png').read_bytes()[:4] == b'\x89PNG'

@@ -198,7 +198,12 @@ def advise_options(p: argparse.ArgumentParser) -> None:
     "Options of `satdino advise`."
     add_tiles(p)
     add(p, '--gsd', '--batch-size', '--workers', '--device')
-    add(p, '--model', nargs='+', default=['satdino-nano'], help='one or several models')
+    p.add_argument(
+        '--models',
+        nargs='+',
+        default=['satdino-nano'],
+        help='one or several, each as --model elsewhere (default: satdino-nano)',
+    )
     p.add_argument('--test', type=Path, metavar='TILES', help='to ask about (default: a half)')
     p.add_argument('--sizes', nargs='+', type=int, default=(), help="the input's sides in pixels")
     p.add_argument(

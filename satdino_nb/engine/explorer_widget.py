@@ -183,16 +183,16 @@ class Explorer:
 
     def flush(self) -> None:
         "Do now what is debounced, and wait until what the browser asked is answered."
-        if self.__dict__.get('face'):
-            self.face.flush()
+        if (face := self.__dict__.get('face')) is not None:
+            face.flush()
         self.strip.later.flush()
         if self.model:
             self.model.later.flush()
 
     def close(self) -> None:
         "Take all widgets away; the state stays, and the next display makes new ones."
-        if self.__dict__.get('face'):
-            self.face.close()
+        if (face := self.__dict__.get('face')) is not None:
+            face.close()
         if 'widget' in self.__dict__:
             close_tree(self.widget)
         panes = ('picture', 'tile', 'crop', 'sampling', 'strip', 'save', 'model', 'widget', 'face')
