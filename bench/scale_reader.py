@@ -1,7 +1,7 @@
 """The reader of scale that ships, fitted, and what it is worth on pictures that it has not seen.
 
     python bench/scale_reader.py --mixture mixture --shared path/to/data \\
-        --reader data_samples/models/satdino-nano-scale.safetensors \\
+        --reader data_samples/models/satdino-nano.scale \\
         --out bench/results/scale_reader.json
 
 fits on tables of `bench/mixture.py` (training lists and drawn scenes; files that are windows of one

@@ -49,9 +49,8 @@ _logger = logging.getLogger(__name__)
 
 # %% ../nbs/12_scale.ipynb #s12-find-reader
 def reader_file(model: str | Path) -> Path:
-    "Where the reader of a model's weights lies: beside them, `NAME-scale.safetensors`."
-    weights = find_weights(model)
-    return weights.with_name(f'{weights.stem}-scale.safetensors')
+    "Where the reader of a model's weights lies: beside them, `NAME.scale`."
+    return find_weights(model).with_suffix('.scale')
 
 
 def find_reader(spec: Any, model: Any) -> ScaleReader:
