@@ -121,7 +121,9 @@ def test_wheel_holds_the_package_and_asks_for_no_developer_tools(repo, tmp_path)
         names = z.namelist()
         metadata = z.read(next(n for n in names if n.endswith('METADATA'))).decode()
     modules = {n for n in names if n.startswith('satdino_nb/')}
-    package = [p for kind in ('*.py', '*.js', '*.css', '*.json') for p in (repo / 'satdino_nb').rglob(kind)]
+    package = [
+        p for kind in ('*.py', '*.js', '*.css', '*.json') for p in (repo / 'satdino_nb').rglob(kind)
+    ]
     assert modules == {str(p.relative_to(repo)) for p in package}
     for name in ('common', 'tile_map', 'explorer'):  # what the browser draws with
         assert f'satdino_nb/engine/static/{name}.js' in modules
