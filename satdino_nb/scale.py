@@ -6,7 +6,6 @@
 __all__ = ['read_gsd', 'advise', 'advice_text', 'advice_table', 'advice_figure']
 
 # %% ../nbs/12_scale.ipynb #s12-rooms
-import csv
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from satdino_nb.engine.advice import (
     told,
 )
 from .engine.extraction import weights_hash
-from .engine.markup import as_cell, markdown_table
+from .engine.markup import markdown_table, write_csv
 from .engine.messages import log_shown
 from .engine.protocols import open_model
 from satdino_nb.engine.scale_reader import (
@@ -127,8 +126,8 @@ class GSDReport:
         - `most`: rows.
         """
         which = [d.index for d in self.flags] or range(len(self.paths))
-        rows = [self.rows()[i] for i in list(which)[:most]]
-        return markdown_table(COLUMNS, [[as_cell(str(v)) for v in row] for row in rows])
+        rows = self.rows()
+        return markdown_table(COLUMNS, [rows[i] for i in list(which)[:most]])
 
     def summary(self) -> str:
         "Two lines: how many were answered, and how many disagree."
@@ -146,11 +145,7 @@ class GSDReport:
 
         - `path`: of the file.
         """
-        import io
-
-        out = io.StringIO()
-        csv.writer(out, lineterminator='\n').writerows([COLUMNS, *self.rows()])
-        write_whole(Path(path), out.getvalue())
+        write_csv(path, COLUMNS, [dict(zip(COLUMNS, row)) for row in self.rows()])
         return Path(path)
 
 # %% ../nbs/12_scale.ipynb #s12-read
