@@ -151,9 +151,13 @@ def autoencoder_groups(net: MaskedAutoencoder) -> list[dict]:
 def start_autoencoder(c: ResolvedConfig, tiles: Tiles) -> MaskedAutoencoder:
     "The network that a run begins with, drawn by its seed; what it reads is normalised by `tiles`."
     torch.manual_seed(c.seed)
-    encoder = suit_machine(start_backbone(c, channel_stats(tiles)), c, pick_device(c.device))
+    device = pick_device(c.device)
+    encoder = suit_machine(start_backbone(c, channel_stats(tiles)), c, device)
     encoder.gsd_head = None  # nothing trains it, so there are no metres to read
-    return MaskedAutoencoder(encoder).to(pick_device(c.device)).train()
+    net = MaskedAutoencoder(encoder).to(device).train()
+    for block in net.blocks:
+        block.attn.fused_attn = encoder.blocks[0].attn.fused_attn
+    return net
 
 
 def autoencoder_step(
