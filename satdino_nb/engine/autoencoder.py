@@ -7,7 +7,8 @@ __all__ = []
 
 # %% ../../nbs/engine/13_autoencoder.ipynb #ae-imports
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from timm.models.vision_transformer import Block
 from timm.optim import param_groups_weight_decay
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from satdino_nb.engine.finetuning import FineTuneConfig, augmented
 from satdino_nb.engine.health import Run
-from satdino_nb.engine.loading import run_tiles
+from satdino_nb.engine.loading import run_tiles, view_batches
 from satdino_nb.engine.recipe import (
     PretrainConfig,
     ResolvedConfig,
@@ -29,9 +31,17 @@ from satdino_nb.engine.recipe import (
     save_config,
     schedules,
 )
-from satdino_nb.engine.setup import start_backbone, suit_machine, with_precision
+from satdino_nb.engine.setup import (
+    build,
+    fused_attention,
+    make_optimiser,
+    start_backbone,
+    suit_machine,
+    with_precision,
+)
 from satdino_nb.engine.tiles import Batch, Tiles, channel_stats, collate
 from satdino_nb.engine.training import batches, clip_gradients, pick_device, write_whole
+from satdino_nb.pretrain import train_step
 from satdino_nb.vit import SatViT, save_satdino
 
 # %% ../../nbs/engine/13_autoencoder.ipynb #ae-target
@@ -155,8 +165,9 @@ def start_autoencoder(c: ResolvedConfig, tiles: Tiles) -> MaskedAutoencoder:
     encoder = suit_machine(start_backbone(c, channel_stats(tiles)), c, device)
     encoder.gsd_head = None  # nothing trains it, so there are no metres to read
     net = MaskedAutoencoder(encoder).to(device).train()
-    for block in net.blocks:
-        block.attn.fused_attn = encoder.blocks[0].attn.fused_attn
+    for module in net.modules():  # the decoder's attention as the encoder's
+        if hasattr(module, 'fused_attn'):
+            module.fused_attn = encoder.blocks[0].attn.fused_attn  # type: ignore
     return net
 
 
@@ -226,3 +237,45 @@ def finished(encoder: SatViT, c: ResolvedConfig, rows: list[dict]) -> Run:
     save_config(c, c.out / 'config.json')
     write_whole(c.out / 'metrics.jsonl', ''.join(json.dumps(row) + '\n' for row in rows))
     return Run(Path(c.out), c, encoder.eval(), rows)
+
+# %% ../../nbs/engine/13_autoencoder.ipynb #ae-flops
+def counted(step: Callable[[], object]) -> int:
+    "Floating-point operations of the matrix products in `step()`."
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops()
+
+
+def on_cpu(config: PretrainConfig, tiles: Tiles) -> ResolvedConfig:
+    "A run as it is counted: on the CPU, with the plain products that the counter knows."
+    plain = replace(config, precision='fp32', device='cpu', workers=0)
+    return resolve_config(plain, len(tiles))
+
+
+def dino_flops(config: PretrainConfig, tiles: Tiles) -> float:
+    """FLOP for an image of a step of `pretrain`, forward and backward.
+
+    - `config`: the run.
+    - `tiles`: as many as a batch, at least.
+
+        dino_flops(pretrain_preset('laptop'), sample_tiles('train'))
+    """
+    c = on_cpu(config, tiles)
+    own = build(c, channel_stats(tiles))
+    for network in (own.student, own.teacher):
+        fused_attention(network.backbone, False)
+    optimiser = make_optimiser(own, torch.device('cpu'))
+    _, parts = next(view_batches(tiles, c, torch.device('cpu')))
+    return counted(lambda: train_step(own, optimiser, parts, schedules(c)[0], c)) / c.batch_size
+
+
+def autoencoder_flops(config: PretrainConfig, tiles: Tiles) -> float:
+    "FLOP for an image of a step of `pretrain_autoencoder`; arguments as of `dino_flops`."
+    c = on_cpu(config, tiles)
+    net = start_autoencoder(c, tiles)
+    for module in net.modules():
+        if hasattr(module, 'fused_attn'):
+            module.fused_attn = False  # type: ignore
+    optimiser = torch.optim.AdamW(net.parameters())
+    x = next(image_batches(tiles, c))
+    return counted(lambda: autoencoder_step(net, optimiser, x, c)) / c.batch_size
