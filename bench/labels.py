@@ -41,7 +41,7 @@ MODEL = 'satdino-nano'
 SHARES = (1, 3, 10, 30, 100)  # percent of the labels
 SEEDS = (0, 1, 2)
 STEPS = 200  # of every training of a whole network, whatever the number of labels
-TUNED = FineTuneConfig(lr=4e-3, layer_decay=0.75, precision='bf16')
+TUNED = FineTuneConfig(lr=8e-3, layer_decay=0.75, precision='bf16')
 SCRATCH = FineTuneConfig(lr=4e-3, layer_decay=1.0, drop_path=0.0, precision='bf16')
 GRID = (2e-3, 4e-3, 8e-3)
 FACTS = ('minutes', 'threads', 'machine', 'torch', 'commit')

@@ -7,6 +7,7 @@ __all__ = ['TUNING', 'MEASURES', 'Trained', 'right', 'scale_matrix', 'same_scale
            'scenes_with_masks', 'segments', 'gsd_error', 'octaves', 'rank']
 
 # %% ../../nbs/engine/13_measures.ipynb #ms-imports
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -22,7 +23,9 @@ from .probes import classify
 from .scales import SCALES, cross_scale, patch_side, scale_sizes
 from .segmentation import mean_iou, segment_report
 from .segmenters import Masked, SegmentConfig, in_memory, masked_scenes
+from .setup import fused_attention
 from .tiles import Tiles
+from .training import fast_precision, pick_device
 from ..features import Features, extract_features
 from ..scenes import SceneDataset
 
@@ -83,12 +86,14 @@ def other_scale(t: Trained) -> float:
     return matrix[apart].mean().item()
 
 # %% ../../nbs/engine/13_measures.ipynb #more-measures
-TUNING = FineTuneConfig(epochs=4, lr=4e-3, layer_decay=0.75, warmup_epochs=1, precision='fp32')
+TUNING = FineTuneConfig(epochs=3, lr=4e-3, layer_decay=0.75, warmup_epochs=0.5)
 
 
 def fine_tuned(t: Trained) -> float:
     "Share of queries that are right after fine-tuning on the gallery, by the recipe `TUNING`."
-    net, _ = fine_tune(t.run.model, t.gallery, TUNING)
+    precision = fast_precision(pick_device())
+    model = fused_attention(copy.deepcopy(t.run.model), precision == 'fp32')
+    net, _ = fine_tune(model, t.gallery, replace(TUNING, precision=precision))
     said = predict_classes(net, t.queries).scores.argmax(1)
     return (said == torch.tensor(t.queries.labels)).float().mean().item()
 
