@@ -15,6 +15,9 @@ All settings stand in this file, and no row of the test list was used to set the
 were chosen on a fifth of the training list, by
 
     python bench/labels.py --train split/train.csv --choose
+
+which gave, for 0.002, 0.004 and 0.008, 87.1, 88.4 and 88.6 % fine-tuned, and 67.8, 67.2 and 66.3 %
+from scratch.
 """
 
 import argparse
@@ -42,7 +45,7 @@ SHARES = (1, 3, 10, 30, 100)  # percent of the labels
 SEEDS = (0, 1, 2)
 STEPS = 200  # of every training of a whole network, whatever the number of labels
 TUNED = FineTuneConfig(lr=8e-3, layer_decay=0.75, precision='bf16')
-SCRATCH = FineTuneConfig(lr=4e-3, layer_decay=1.0, drop_path=0.0, precision='bf16')
+SCRATCH = FineTuneConfig(lr=2e-3, layer_decay=1.0, drop_path=0.0, precision='bf16')
 GRID = (2e-3, 4e-3, 8e-3)
 FACTS = ('minutes', 'threads', 'machine', 'torch', 'commit')
 COLUMNS = ('method', 'share', 'seed', 'labels', 'accuracy', *FACTS)
@@ -132,21 +135,25 @@ def choose(train: Tiles) -> None:
 
 
 def run(a: Asked, out: Path) -> None:
-    "Add the rows that are not there, seed by seed."
+    "Add the rows that are not there, whole networks last, seed by seed."
     done = {(r['method'], r['share'], r['seed']) for r in read_results(out)}
-    for seed in SEEDS:
-        for share in SHARES:
-            known = drawn(a.train.labels, share, seed)
-            for name, method in METHODS.items():
-                if (name, share, seed) in done:
-                    continue
-                began = time.perf_counter()
-                accuracy = round(right(method(a, known, seed), a.test), 5)
-                minutes = round((time.perf_counter() - began) / 60, 2)
-                facts = (minutes, torch.get_num_threads(), machine(), version('torch'), commit())
-                row = dict(zip(COLUMNS, (name, share, seed, len(known), accuracy, *facts)))
-                add_row(out, COLUMNS, row)
-                print(row, flush=True)
+    for names in (tuple(METHODS)[:4], tuple(METHODS)[4:]):
+        for name, share, seed in ((n, h, s) for s in SEEDS for h in SHARES for n in names):
+            if (name, share, seed) in done:
+                continue
+            row = one_row(a, name, share, seed)
+            add_row(out, COLUMNS, row)
+            print(row, flush=True)
+
+
+def one_row(a: Asked, name: str, share: float, seed: int) -> dict:
+    "Ask one way with one share of the labels."
+    known = drawn(a.train.labels, share, seed)
+    began = time.perf_counter()
+    accuracy = round(right(METHODS[name](a, known, seed), a.test), 5)
+    minutes = round((time.perf_counter() - began) / 60, 2)
+    facts = (minutes, torch.get_num_threads(), machine(), version('torch'), commit())
+    return dict(zip(COLUMNS, (name, share, seed, len(known), accuracy, *facts)))
 
 
 def main() -> None:
