@@ -15,7 +15,14 @@ from typing import Any
 
 from .engine.embedding import embed_tiles, rank_and_world
 from .engine.folders import check_outside
-from .engine.index import MANIFEST, Index, Note, open_index, write_index, write_subset
+from satdino_nb.engine.index import (
+    Index,
+    Note,
+    is_index,
+    open_index,
+    write_index,
+    write_subset,
+)
 from .engine.lengths import metres_text
 from .engine.lookup import chosen_search, find
 from .engine.markup import markdown_table, write_csv
@@ -117,18 +124,6 @@ def embed_command(
         print(index_text(index))
 
 # %% ../nbs/11_search.ipynb #se-query
-def is_index(word: str) -> bool:
-    "Whether this is the file or folder of an index, and no picture or table of tiles."
-    path = Path(word)
-    if path.is_dir():
-        return (path / MANIFEST).exists()
-    if path.suffix == '.parquet' and path.is_file():
-        import pyarrow.parquet as pq
-
-        return 'cls' in pq.read_schema(path).names
-    return path.suffix == '.npz'
-
-
 def query_of(words: Sequence[str], gsd: float | None) -> Any:
     """What the words behind --query mean: row numbers, an index, or tiles.
 

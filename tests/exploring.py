@@ -2,7 +2,8 @@
 
 Its pixels are real, those of two places, and its model is known.
 It says 1.1 times the true GSD, attends to one patch, and finds nothing to say about GSDs
-where `plain`. Each question is noted in `asked`.
+where `plain`. Each question is noted in `asked`; a collection is under way for `computing` more
+questions.
 """
 
 import base64
@@ -33,6 +34,7 @@ class Canned:
 
     def __init__(self, tiles, model=True, collection=True, plain=False):
         self.tiles, self.plain, self.asked, self.broken = tiles, plain, [], set()
+        self.computing = 0
         names = list(tiles)
         self.rows = [(names[i % len(names)], i) for i in range(12)]
         self.setup = dict(
@@ -59,7 +61,8 @@ class Canned:
 
     def place(self, name, scene):
         tile = self.tiles[name]
-        return dict(name=name, hw=list(tile.image.shape[-2:]), gsd=tile.gsd, scene=scene)
+        why = '' if scene else 'a photograph'
+        return dict(name=name, hw=list(tile.image.shape[-2:]), gsd=tile.gsd, scene=scene, why=why)
 
     def state(self, place, box, out, **_):
         return CropState(self.tiles[place], tuple(box), out, name=place)
@@ -118,18 +121,28 @@ class Canned:
         picture = Image.new('RGB', (args['out'],) * 2, '#447755')
         return reply, [encoded(picture, 'PNG')]
 
+    def under_way(self):
+        "Words while the collection is computed."
+        self.computing -= self.computing > 0
+        return f'features of {8 - self.computing} of 12 tiles' if self.computing else ''
+
     def neighbours(self, place, box, out, k):
+        if pending := self.under_way():
+            return dict(rows=[], pending=pending), []
         rows = [
             dict(i=i, name=f'tile {i}', gsd=0.5 * n, distance=0.01 * n, label=LABELS[i % 3])
             for n, i in enumerate(NEAR, 1)
         ]
-        return dict(rows=rows), [self.picture(i) for i in NEAR]
+        return dict(rows=rows, here=[0.5, 0.5]), [self.picture(i) for i in NEAR]
 
-    def map(self):
+    def map(self, have=''):
+        if pending := self.under_way():
+            return dict(n=12, method='', pending=pending), []
         xy = np.array([[i % 4, i // 4] for i in range(12)], float)
         xy = (xy / 3 + [0, 1 / 6]) * 65535
         codes = np.array([i % 3 for i in range(12)], np.uint8).tobytes()
-        reply = dict(n=12, caption='a grid; distances mean nothing', classes=LABELS)
+        caption = 'a grid; distances mean nothing'
+        reply = dict(n=12, method='grid', pending='', caption=caption, classes=LABELS)
         return reply, [xy.round().astype('<u2').tobytes(), codes]
 
     def picture(self, i):

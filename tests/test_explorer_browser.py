@@ -38,13 +38,14 @@ def opened(browser):
     first, console, _ = browser
     pages = []
 
-    def open_it(model=True, collection=True, plain=False, width=1216, **state):
+    def open_it(model=True, collection=True, plain=False, width=1216, computing=0, **state):
         page = first.context.new_page()
         pages.append(page)
         page.on('console', lambda m: console.append(m.text) if m.type == 'error' else None)
         page.on('pageerror', lambda e: console.append(str(e)))
         page.set_viewport_size(dict(width=width, height=1000))
         answers = Canned(two_tiles(), model, collection, plain)
+        answers.computing = computing
         plain_page(page, answers, START | state)
         settled(page)
         return page, answers
@@ -274,6 +275,48 @@ def test_a_neighbour_is_clicked(opened):
     assert box(page) == [70, 20, 120, 120]
 
 
+def test_a_collection_under_way_is_waited_for_and_nothing_else_waits(opened):
+    page, answers = opened(computing=6)
+    pane = page.get_by_role('group', name='map')
+    pane.get_by_text('of 12 tiles…').wait_for()
+    assert 'map' not in data(page) and 'of 12 tiles' in data(page)['pending']
+    page.get_by_role('application', name='crop frame').focus()
+    page.keyboard.press('ArrowLeft')
+    settled(page)  # input and model answer meanwhile
+    until(page, 'map', 12)
+    until(page, 'near', '3 7 11')
+    assert (data(page)['pending'], data(page)['method']) == ('', 'grid')
+    until(page, 'here', '0.500 0.500')
+    n = len(answers.asked)
+    page.wait_for_timeout(1200)
+    assert len(answers.asked) == n  # and is no longer asked
+
+
+def test_a_place_that_the_kernel_adds_is_offered(opened):
+    page, answers = opened()
+    other = dict(answers.setup['places'][1], name='<b>new</b>')
+    answers.tiles[other['name']] = answers.tiles['town']
+    answers.rows[5] = (other['name'], 5)
+    more = dict(answers.setup, places=[*answers.setup['places'], other])
+    page.evaluate('setup => setFromKernel({ setup })', more)
+    menu = page.get_by_label('ground', exact=True)
+    assert menu.locator('option').all_inner_texts() == ['field', 'town', '<b>new</b>']
+    assert menu.input_value() == 'field'
+    page.mouse.click(*spot(page, 5))
+    until(page, 'place', other['name'])
+    settled(page)
+    assert box(page) == [50, 20, 120, 120] and menu.input_value() == other['name']
+
+
+def test_keep_square_squares_at_once_and_in_one_message(opened):
+    page, _ = opened(square=False, box=[100, 120, 81, 200])
+    page.evaluate('window.told = []; setInterval(() => told.push(pageState.box.join(" ")), 1)')
+    page.get_by_label('keep square').check()
+    settled(page)
+    assert page.evaluate('[pageState.square, pageState.box]') == [True, [100, 179, 81, 81]]
+    assert set(page.evaluate('told')) <= {'100 120 81 200', '100 179 81 81'}
+
+
 def test_a_scene_is_rendered_beside(opened):
     page, answers = opened()
     compare = page.get_by_role('radiogroup', name='resampled or rendered')
@@ -284,6 +327,8 @@ def test_a_scene_is_rendered_beside(opened):
     page.get_by_label('ground', exact=True).select_option('town')
     until(page, 'overview', 'town')
     assert not compare.is_visible()  # that is no scene
+    pane = page.get_by_role('group', name='network input', exact=True)
+    assert 'a photograph' in pane.inner_text()  # and why
 
 
 def test_the_input_is_exact_square_and_a_whole_number_of_times_enlarged(opened):

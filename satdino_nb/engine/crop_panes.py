@@ -50,6 +50,7 @@ class PicturePane:
         w = load_ipywidgets()
         self.state = state
         self.size = size
+        self.lock = threading.Lock()
         self.drawn: CropState | None = None
         self.shrunk: dict[str, Image.Image] = {}  # the tile that was drawn last
         self.overview = w.Image(format='jpeg')
@@ -71,7 +72,7 @@ class PicturePane:
 
     def update(self, _=None) -> None:
         "Draw both pictures and the caption, unless they show this state already."
-        with errors_to(self.caption):
+        with self.lock, errors_to(self.caption):
             now = self.state.now
             if now == self.drawn:
                 return
@@ -112,6 +113,7 @@ class BoxPane:
     def __init__(self, state: ObservableState):
         w = load_ipywidgets()
         self.state = state
+        self.lock = threading.RLock()  # setting the state comes back to `update`
         self.listening = True
         self.sliders = [
             w.IntSlider(description=f'{n} (px)') for n in ('Top', 'Left', 'Height', 'Width')
@@ -125,6 +127,7 @@ class BoxPane:
             control.layout.width = '400px'
         for slider in self.sliders:
             slider.observe(self.on_slider, 'value')
+        traitlets.link((state, 'square'), (self.square, 'value'))
         state.observe(self.update, ['name', 'box'])
         self.update()
 
@@ -132,7 +135,7 @@ class BoxPane:
         "One slider was moved by hand."
         if not self.listening:
             return
-        with errors_to(self.note):
+        with self.lock, errors_to(self.note):
             i = self.sliders.index(change['owner'])
             now = self.state.now
             self.state.box = change_box(self.state.box, now.hw, i, change['new'], self.square.value)
@@ -140,18 +143,22 @@ class BoxPane:
 
     def update(self, _=None) -> None:
         "Set sliders and their ranges from the state."
-        self.listening = False
-        try:
-            with errors_to(self.note):
-                H, W = self.state.now.hw
-                top, left, h, w = self.state.box
-                set_slider(self.sliders[0], top, 0, H - h)
-                set_slider(self.sliders[1], left, 0, W - w)
-                set_slider(self.sliders[2], h, min(LEAST, H), H)
-                set_slider(self.sliders[3], w, min(LEAST, W), W)
+        with self.lock, errors_to(self.note):
+            self.listening = False
+            try:
+                self.set_sliders()
                 self.note.value = ''
-        finally:
-            self.listening = True
+            finally:
+                self.listening = True
+
+    def set_sliders(self) -> None:
+        "Ranges and values by the state."
+        H, W = self.state.now.hw
+        top, left, h, w = self.state.box
+        set_slider(self.sliders[0], top, 0, H - h)
+        set_slider(self.sliders[1], left, 0, W - w)
+        set_slider(self.sliders[2], h, min(LEAST, H), H)
+        set_slider(self.sliders[3], w, min(LEAST, W), W)
 
 # %% ../../nbs/engine/10_crop_panes.ipynb #samplingpane
 class SamplingPane:
@@ -243,6 +250,7 @@ class ModelPane:
     def __init__(self, state: ObservableState, model: SatViT):
         self.state = state
         self.model = model
+        self.lock = threading.Lock()
         self.later = Later(self.estimate)
         self.label = load_ipywidgets().HTML()
         self.box = self.label
@@ -256,7 +264,7 @@ class ModelPane:
 
     def estimate(self) -> None:
         "Ask the model now."
-        with errors_to(self.label):
+        with self.lock, errors_to(self.label):
             now = self.state.now
             guess = estimate_gsd(self.model, now)
             words = f"Model's estimate {guess:.3g} m/px, effective GSD {now.gsd:.3g} m/px"

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Box', 'LEAST', 'SAMPLING', 'known_gsd', 'check_tile', 'tile_name', 'named_tiles', 'as_tiles', 'clamp_box',
-           'centred_box', 'resize_box', 'change_box', 'box_at_gsd', 'sample_crops', 'CropState', 'view_options',
-           'local_draws', 'state_code']
+           'centred_box', 'resize_box', 'change_box', 'squared_box', 'box_at_gsd', 'sample_crops', 'CropState',
+           'view_options', 'local_draws', 'state_code']
 
 # %% ../../nbs/engine/10_crop_state.ipynb #cs-imports
 from collections.abc import Iterable, Mapping, Sequence
@@ -178,6 +178,18 @@ def change_box(box: Box, hw: tuple[int, int], i: int, value: int, square: bool =
         return clamp_box(resize_box(box, side, side), hw)
     height, width = (value if j == i else box[j] for j in (2, 3))
     return clamp_box(resize_box(box, height, width), hw)
+
+
+def squared_box(box: Box) -> Box:
+    """The square in the middle of a box, as long as its shorter side.
+
+    - `box`: `(top, left, height, width)` in pixels.
+
+        squared_box((10, 10, 40, 61))   # (10, 20, 40, 40)
+    """
+    top, left, height, width = box
+    side = min(height, width)
+    return top + (height - side) // 2, left + (width - side) // 2, side, side
 
 # %% ../../nbs/engine/10_crop_state.ipynb #box-at-gsd
 def box_at_gsd(

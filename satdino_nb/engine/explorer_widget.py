@@ -8,12 +8,16 @@ __all__ = ['MOST', 'explored_tiles', 'check_explored', 'browser_face', 'Explorer
 # %% ../../nbs/engine/10_explorer_widget.ipynb #imports
 import base64
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import Image
+
 from .backbone import as_backbone, is_backbone
+from .collection import check_model, collected, collection_strip
 from satdino_nb.engine.crop_panes import (
     BoxPane,
     ModelPane,
@@ -30,6 +34,7 @@ from .explorer_view import ExplorerView, link_view
 from .messages import has_kernel
 from .observable_state import ObservableState
 from .opening import open_tiles
+from .scale_reader import ScaleReader, shipped_reader
 from .tile_answers import TileAnswers
 from .tiles import Tile, Tiles
 from .widgets import load_ipywidgets
@@ -78,21 +83,28 @@ def check_explored(model: Any) -> Any:
     return model if model is None else as_backbone(model)
 
 
-def browser_face(state: ObservableState, answers: TileAnswers) -> ExplorerView:
+def browser_face(
+    state: ObservableState, answers: TileAnswers, still: Callable[[], bytes] | None = None
+) -> ExplorerView:
     """The face in the browser, linked with a state both ways.
 
-    - `state`: what it shows and changes.
+    - `state`: what it shows and changes; its tiles are those of the answers.
     - `answers`: about the state's tiles.
+    - `still`: gives the JPEG for readers without a kernel; None: `static_picture`.
 
     `ImportError` says how to get anywidget. Both samplings at once are for the eye only: the state
     keeps the last one.
     """
-
-    def still() -> bytes:
-        return jpeg(static_picture(state.now), 85)
-
+    still = still or (lambda: jpeg(static_picture(state.now), 85))
     face = ExplorerView(answers, answers.setup, still, lambda: caption(state.now))
     view = face.view
+    answers.on_places = lambda setup: setattr(view, 'setup', setup)
+
+    def know(change: Any) -> None:
+        if change['new'] not in {p['name'] for p in answers.setup['places']}:
+            answers.describe_places()  # a tile that somebody added
+
+    state.observe(know, 'name')
     link_view(view, state, {'place': 'name', 'sampling': '-'})
     view.sampling = state.sampling
     state.observe(lambda change: setattr(view, 'sampling', change['new']), 'sampling')
@@ -113,13 +125,19 @@ class Explorer:
       name.
     - `model`: SatDINO, whose estimate and attention are shown; a timm model, or another that
       `as_backbone` made ready; or None.
+    - `collection`: tiles in any of these forms, or an index that `satdino embed` wrote, by path or
+      opened: their map, and the neighbours of the crop. The model describes them once, in the
+      background; without a model their features are made by hand. They need no GSD.
     - `config`: the recipe by which views are sampled.
     - `out`: output size in pixels; None: the model's input size, or 224.
     - `size`: of each picture beside the sliders, in pixels.
     - `face`: 'browser', or 'sliders', which are also shown where anywidget is missing.
     - `gsd`: of files behind a path that do not state their own, m/px.
+    - `reader`: of scale, whose interval and abstention are shown; None: the one that ships with
+      the model, if there is one.
 
-    `ValueError` for no tile, or one without GSD; `TypeError` for what is not a tile or not a
+    `ValueError` for no tile, or one without GSD, for a collection without images, or an index of
+    another model; `TypeError` for what is not a tile or not a
     model; `ImportError` says how to get ipywidgets. `state` is the `ObservableState` that all
     share. Where no kernel serves widgets it shows a picture.
 
@@ -127,17 +145,20 @@ class Explorer:
         explorer                                   # the last line of a cell shows it
         explorer.state.box = (100, 100, 96, 96)    # moves it
         explorer.save_html('explorer.html')        # a page that needs no kernel
+        Explorer('tiles', load_satdino('satdino-nano'), collection='features.parquet')
     """
 
     def __init__(
         self,
         tiles: str | Path | Tile | Mapping[str, Tile] | Iterable[Tile],
         model: Any = None,
+        collection: Any = None,
         config: ViewConfig = ViewConfig(),
         out: int | None = None,
         size: int = 448,
         face: str = 'browser',
         gsd: float | None = None,
+        reader: ScaleReader | None = None,
     ):
         if face not in ('browser', 'sliders'):
             raise ValueError(f"face must be 'browser' or 'sliders', got {face!r}")
@@ -146,13 +167,27 @@ class Explorer:
         out = out or (self.network.config.img_size if self.network else 224)
         offered = explored_tiles(tiles, gsd)
         self.state = ObservableState(offered, out=out, config=config)
+        self.reader = reader
+        self.collected = None
+        if collection is not None:
+            self.collected = collected(collection)
+            check_model(self.collected, self.network)
         self.size = size
         self.wanted = face
 
     @cached_property
     def answers(self) -> TileAnswers:
         "What answers the face in the browser."
-        return TileAnswers(self.state.tiles, self.network, self.state.config)
+        reader = self.reader
+        if reader is None and isinstance(self.network, SatViT):
+            reader = shipped_reader(self.network)
+        return TileAnswers(
+            self.state.tiles,
+            self.network,
+            self.state.config,
+            reader=reader,
+            collection=self.collected,
+        )
 
     @cached_property
     def face(self) -> ExplorerView | None:
@@ -160,7 +195,7 @@ class Explorer:
         if self.wanted != 'browser':
             return None
         try:
-            return browser_face(self.state, self.answers)
+            return browser_face(self.state, self.answers, lambda: jpeg(self.still(), 85))
         except ImportError:
             return None
 
@@ -213,7 +248,10 @@ class Explorer:
         return w.VBox([self.picture.box, *words, controls, self.save.box])
 
     def flush(self) -> None:
-        "Do now what is debounced, and wait until what the browser asked is answered."
+        "Do now what is debounced; wait for answers to the browser, and for the collection's map."
+        if self.collected is not None:
+            assert self.answers.collection is not None
+            self.answers.collection.flush()
         if (face := self.__dict__.get('face')) is not None:
             face.flush()
         self.strip.later.flush()
@@ -226,6 +264,10 @@ class Explorer:
             face.close()
         if 'widget' in self.__dict__:
             close_tree(self.widget)
+        if self.collected is not None and 'answers' in self.__dict__:
+            assert self.answers.collection is not None
+            self.answers.collection.close()
+            del self.answers
         panes = ('picture', 'tile', 'crop', 'sampling', 'strip', 'save', 'model', 'widget', 'face')
         for name in panes:
             self.__dict__.pop(name, None)
@@ -243,11 +285,33 @@ class Explorer:
         here = dict(place=s.name, box=list(s.box), out=s.out, seed=s.seed, sampling=s.sampling)
         return save_page(path, self.answers, self.answers.setup, here | now, **options)
 
+    def still(self) -> Image.Image:
+        """A picture of this moment: `static_picture`, and below it what there is of the collection.
+
+        Without a kernel it waits until the collection's features are computed.
+        """
+        now = self.state.now
+        picture = static_picture(now)
+        if self.collected is None:
+            return picture
+        collection = self.answers.collection
+        assert collection is not None
+        if not has_kernel():
+            collection.flush()
+        if collection.vectors is None:
+            return picture
+        with torch.inference_mode():
+            vector = self.answers.vector(now.name, now.box, now.out)
+        strip = collection_strip(collection, vector, picture.width)
+        both = Image.new('RGB', (picture.width, picture.height + strip.height + 6), 'white')
+        both.paste(picture, (0, 0))
+        both.paste(strip, (0, picture.height + 6))
+        return both
+
     def picture_bundle(self) -> dict:
         "The still picture and the caption, by MIME type."
-        now = self.state.now
-        picture = base64.b64encode(jpeg(static_picture(now), 85)).decode()
-        return {'text/plain': caption(now), 'image/jpeg': picture}
+        picture = base64.b64encode(jpeg(self.still(), 85)).decode()
+        return {'text/plain': caption(self.state.now), 'image/jpeg': picture}
 
     def _repr_mimebundle_(self, **kw) -> dict:
         if not has_kernel():

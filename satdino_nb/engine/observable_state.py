@@ -17,6 +17,7 @@ from satdino_nb.engine.crop_state import (
     clamp_box,
     named_tiles,
     resize_box,
+    squared_box,
 )
 from .tiles import Tile
 from ..gsd import Crop
@@ -32,6 +33,7 @@ class ObservableState(traitlets.HasTraits):
     - `out`: output size in pixels, 1 or more.
     - `config`: the recipe of multi-crop views.
     - `sampling`, `seed`: 'none', 'uniform' or 'random', and the seed of the draw.
+    - `square`: whether hands keep the box square; a box that is not becomes so when it is set.
 
     `observe` tells of changes. `TraitError` for wrong values, and for wrong tiles what
     `named_tiles` says.
@@ -47,6 +49,7 @@ class ObservableState(traitlets.HasTraits):
     out = traitlets.Int(224, min=1)
     sampling = traitlets.Enum(SAMPLING, 'none')
     seed = traitlets.Int(0, min=0)
+    square = traitlets.Bool(True)
 
     def __init__(
         self,
@@ -71,6 +74,11 @@ class ObservableState(traitlets.HasTraits):
     @traitlets.observe('name')
     def _centre(self, _) -> None:
         self.box = centred_box(self.now.hw)
+
+    @traitlets.observe('square')
+    def _squared(self, change) -> None:
+        if change['new'] and self.box:
+            self.box = squared_box(self.box)
 
     @traitlets.validate('box')
     def _inside(self, proposal) -> tuple:

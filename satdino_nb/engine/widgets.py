@@ -11,6 +11,7 @@ import html
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from types import ModuleType
 
 logger = logging.getLogger(__name__)
@@ -48,22 +49,27 @@ class Later:
         self.f = f
         self.wait = wait
         self.timer: asyncio.TimerHandle | None = None
+        self.lock = Lock()  # changes come in on several threads
 
     def ask(self, _=None) -> None:
         "Run `f` later, and drop an earlier request; usable as an observer."
-        if self.timer:
-            self.timer.cancel()
-        try:
-            self.timer = asyncio.get_running_loop().call_later(self.wait, self.flush)
-        except RuntimeError:
-            self.timer = None
+        with self.lock:
+            if self.timer:
+                self.timer.cancel()
+            try:
+                self.timer = asyncio.get_running_loop().call_later(self.wait, self.flush)
+            except RuntimeError:
+                self.timer = None
+            waits = self.timer is not None
+        if not waits:
             self.f()
 
     def flush(self) -> None:
         "Run now what waits, if anything does."
-        if self.timer:
-            self.timer.cancel()
-            self.timer = None
+        with self.lock:
+            timer, self.timer = self.timer, None
+        if timer:
+            timer.cancel()
             self.f()
 
 # %% ../../nbs/engine/10_widgets.ipynb #errors-to

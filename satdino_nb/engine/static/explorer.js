@@ -7,6 +7,7 @@
 const LEAST = 8; // shortest side of a crop, in pixels of the source
 const GONE = 'No answer from the kernel: it is busy, or gone. If this stays so, run the cell again.';
 const QUIET = 6000; // milliseconds without an answer, after which that is said
+const POLL = 800; // milliseconds until a collection that is being computed is asked again
 const REST = 180; // milliseconds after a key until the model is asked
 const STATE = [
   'place', 'box', 'out', 'sampling', 'seed', 'square',
@@ -546,8 +547,9 @@ class Input {
     );
     this.compareRow = part('row');
     this.compareRow.append('Scene', this.choice.root);
+    this.whyNot = part('note'); // in place of the switch
     this.controls = this.buildControls();
-    this.root.append(this.head, this.stages, this.compareRow, this.controls);
+    this.root.append(this.head, this.stages, this.compareRow, this.whyNot, this.controls);
     this.buildLines();
     this.listen();
   }
@@ -682,6 +684,7 @@ class Input {
     const scene = this.scene();
     const compare = scene ? this.compare : 'resampled';
     this.compareRow.style.display = scene ? '' : 'none';
+    this.whyNot.textContent = scene || !this.app.live ? '' : this.app.place.why || '';
     this.stage.style.display = compare === 'rendered' ? 'none' : '';
     this.other.style.display = compare === 'resampled' ? 'none' : '';
     const room = Math.min(this.root.clientWidth, Math.max(this.app.tallest, 448));
@@ -958,7 +961,8 @@ class ModelPane {
     const way = gsd > truth ? 'coarse' : 'fine';
     const side = off < 1.005 ? 'as it is' : `${digits(off)} times too ${way}`;
     const lines = [`estimate${sure}`, `truth ${digits(truth)} m/px: ${side}`];
-    return [value, ...wait, ...lines.map((text) => element('div', {}, text))];
+    const more = model.why ? [note(model.why)] : [];
+    return [value, ...wait, ...lines.map((text) => element('div', {}, text)), ...more];
   }
 
   draw() {
@@ -1195,6 +1199,9 @@ class Atlas {
     this.thumbs = new Map(); // row -> {url, words}
     this.selected = null;
     this.rings = [];
+    this.here = null; // where the crop lies on the map
+    this.method = '';
+    this.told = false; // are there neighbours?
     this.root = part('atlas');
     this.mapPane = part('pane satdino-x-map', { role: 'group', 'aria-label': 'map' });
     const head = element('h3', {}, 'Map of the collection');
@@ -1209,7 +1216,8 @@ class Atlas {
     const clear = button('Clear lasso', 'show all points of the map again', () => this.pick([]));
     row.append(clear, this.legend);
     this.caption = part('note');
-    this.mapPane.append(head, this.stage, row, this.caption);
+    this.progress = part('note', { role: 'status', 'aria-live': 'polite' });
+    this.mapPane.append(head, this.stage, row, this.progress, this.caption);
     this.nearPane = part('pane', { role: 'group', 'aria-label': 'neighbours' });
     this.near = element('ol', { class: 'satdino-x-near' });
     this.nearNote = part('note');
@@ -1251,23 +1259,36 @@ class Atlas {
     follow(stage, (e) => this.grab(e), (e) => this.drop(e));
   }
 
-  fetch() {
-    this.line.want({});
+  fetch(again = false) {
+    this.line.want({ have: this.method }, again);
   }
 
+  /** What is there: at first perhaps only words, then one layout, then a better one. */
   showMap({ reply, buffers }) {
+    const { root } = this.app;
+    this.note.textContent = `${reply.n} tiles`;
+    this.progress.textContent = reply.pending ? `${reply.pending}…` : '';
+    root.dataset.pending = reply.pending || '';
+    clearTimeout(this.polling);
+    if (reply.pending) this.polling = setTimeout(() => this.fetch(true), POLL);
+    if (buffers.length) this.takeMap({ reply, buffers });
+    this.app.heal('map');
+  }
+
+  takeMap({ reply, buffers }) {
+    this.method = reply.method || '';
     const raw = Uint8Array.from(buffers[0]);
     this.xy = Float32Array.from(new Uint16Array(raw.buffer), (v) => v / 65535);
     this.codes = Uint8Array.from(buffers[1] || new Uint8Array(this.xy.length / 2));
     this.n = this.xy.length / 2;
     this.grid = gridIndex(this.xy);
     this.marks = marksOf(reply.classes, this.codes);
-    this.note.textContent = `${this.n} tiles`;
     this.caption.textContent = reply.caption || '';
     this.stage.setAttribute('aria-label', `map of ${this.n} tiles. ${HELP_MAP}`);
     this.writeLegend();
     this.app.root.dataset.map = this.n;
-    this.app.heal('map');
+    this.app.root.dataset.method = this.method;
+    if (this.told) this.fetchNear(true); // the crop has another place on this map
     this.draw();
   }
 
@@ -1291,10 +1312,13 @@ class Atlas {
   }
 
   where(i) {
+    return this.onPage(this.xy[2 * i], this.xy[2 * i + 1]);
+  }
+
+  onPage(x, y) {
     const pad = 18;
     const scale = Math.min(...this.size) - 2 * pad;
-    const [x, y] = [this.xy[2 * i] - 0.5, this.xy[2 * i + 1] - 0.5];
-    return [this.size[0] / 2 + x * scale, this.size[1] / 2 - y * scale];
+    return [this.size[0] / 2 + (x - 0.5) * scale, this.size[1] / 2 - (y - 0.5) * scale];
   }
 
   placeOf(e) {
@@ -1400,15 +1424,24 @@ class Atlas {
     if (known) this.app.say(known.words);
   }
 
-  fetchNear() {
+  fetchNear(again = false) {
     const { place, box, out } = this.app.state;
-    this.nearLine.want({ place, box, out, k: 6 });
+    this.nearLine.want({ place, box, out, k: 6 }, again);
     if (this.nearLine.busy) this.nearPane.classList.add('satdino-x-computing');
   }
 
   showNear({ reply, buffers }, args) {
     if (args.place !== this.app.state.place) return;
     this.nearPane.classList.remove('satdino-x-computing');
+    clearTimeout(this.nearPolling);
+    if (reply.pending) {
+      this.nearNote.textContent = `${reply.pending}…`;
+      this.nearPolling = setTimeout(() => this.fetchNear(true), POLL);
+      return;
+    }
+    this.told = true;
+    this.here = reply.here || null;
+    this.app.root.dataset.here = this.here ? this.here.map((v) => v.toFixed(3)).join(' ') : '';
     this.rings = reply.rows.map((row) => row.i);
     for (const url of this.urls || []) URL.revokeObjectURL(url);
     this.urls = buffers.map((b) => URL.createObjectURL(new Blob([b], { type: 'image/jpeg' })));
@@ -1465,8 +1498,14 @@ class Atlas {
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     const at = (i) => this.where(i);
     this.rings.forEach((i, k) => i < this.n && ringAt(context, at(i), 9, '#0072B2', String(k + 1)));
+    if (this.here) diamondAt(context, this.onPage(...this.here), 8, COLOUR.frame);
     if (this.hover >= 0) ringAt(context, at(this.hover), 8, COLOUR.random, '');
     if (this.lasso && this.moved) this.paintLasso(context);
+  }
+
+  close() {
+    clearTimeout(this.polling);
+    clearTimeout(this.nearPolling);
   }
 
   paintLasso(context) {
@@ -1501,6 +1540,19 @@ function marksOf(classes, codes) {
     marks[code] ||= { label: '', colour: '#777777', shape: 'cross' };
   }
   return Array.from(marks);
+}
+
+/** The crop's own mark: a diamond, as no class has it alone. */
+function diamondAt(context, [x, y], radius, colour) {
+  context.beginPath();
+  corners(context, [[x, y - radius], [x + radius, y], [x, y + radius], [x - radius, y]]);
+  context.fillStyle = colour;
+  context.fill();
+  for (const [stroke, width] of [['white', 3.5], ['black', 1.5]]) {
+    context.lineWidth = width;
+    context.strokeStyle = stroke;
+    context.stroke();
+  }
 }
 
 function ringAt(context, [x, y], radius, colour, text) {
@@ -1572,9 +1624,7 @@ class App {
 
   buildBar() {
     this.menu = element('select', { 'aria-label': 'ground' });
-    for (const { name } of this.setup.places) {
-      this.menu.append(element('option', { value: name }, name));
-    }
+    this.writeMenu();
     this.menu.addEventListener('change', () => this.goTo({ name: this.menu.value }));
     const label = element('label', {}, 'Ground ');
     label.append(this.menu);
@@ -1630,14 +1680,19 @@ class App {
     this.setBox(clampBox([...place, ...size], hw));
   }
 
+  writeMenu() {
+    const rows = this.setup.places.map(({ name }) => element('option', { value: name }, name));
+    this.menu.replaceChildren(...rows);
+  }
+
+  /** In one message, so that the kernel, which squares as well, finds it done. */
   setSquare(on) {
-    this.set({ square: on }, false);
     const [t, l, h, w] = this.state.box;
     const side = Math.min(h, w);
-    if (on && h !== w) {
-      const box = [t + (h - side) / 2, l + (w - side) / 2, side, side];
-      this.setBox(clampBox(box, this.place.hw));
-    }
+    if (!on || h === w) return this.set({ square: on }, false);
+    const middle = [t + Math.floor((h - side) / 2), l + Math.floor((w - side) / 2), side, side];
+    this.set({ square: on, box: middle }, false);
+    this.restSoon();
   }
 
   get place() {
@@ -1742,10 +1797,15 @@ class App {
   }
 
   heard(names) {
+    if (names.includes('setup')) {
+      this.setup = this.transport.get('setup'); // there are other places
+      this.writeMenu();
+      this.menu.value = this.state.place;
+    }
     const before = JSON.stringify(this.state);
     const place = this.state.place;
     for (const name of names) {
-      if (this.dragging && name === 'box') continue;
+      if (!STATE.includes(name) || (this.dragging && name === 'box')) continue;
       this.state[name] = this.transport.get(name);
     }
     if (JSON.stringify(this.state) === before) return;
@@ -1938,6 +1998,7 @@ class App {
   }
 
   close() {
+    this.atlas?.close();
     this.watch.disconnect();
     this.off?.();
     clearTimeout(this.resting);
@@ -1985,7 +2046,7 @@ export function kernelTransport(model) {
       }
     },
     onChange: (f) => {
-      const heard = STATE.map((name) => [`change:${name}`, () => f([name])]);
+      const heard = [...STATE, 'setup'].map((name) => [`change:${name}`, () => f([name])]);
       for (const [name, g] of heard) model.on(name, g);
       return () => heard.forEach(([name, g]) => model.off(name, g));
     },
