@@ -18,6 +18,11 @@ def text(notebook, kind):
     return '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == kind)
 
 
+def lesson_number(path):
+    "'07.1' of 07_1_intervals.ipynb."
+    return re.match(r'\d+(_\d)?', path.name)[0].replace('_', '.')
+
+
 def test_ids_of_the_lessons_are_those_that_are_checked():
     found = {
         name: p
@@ -27,23 +32,29 @@ def test_ids_of_the_lessons_are_those_that_are_checked():
     assert found.keys() == EXERCISES.keys()
     for name, lesson in found.items():
         assert lesson.name.startswith(name.split('-')[0].replace('.', '_')), (name, lesson.name)
-        assert f"assert check('{name}'" in text(NBS / 'solutions' / lesson.name, 'code')
+        solved = text(NBS / 'solutions' / lesson.name, 'code')
+        assert re.search(rf"^assert .*check\('{re.escape(name)}'", solved, re.M), name
+
+
+def numbers_in(words):
+    "Numbers that are written in a text."
+    return {float(n) for n in re.findall(r'\d+(?:\.\d+)?', words)}
 
 
 @pytest.mark.parametrize('name', EXERCISES)
 def test_right_wrong_and_known_mistakes_are_told_apart(name):
     known = EXERCISES[name]
-    answer = known.answer()
+    answer = known.answer
     assert check(name, answer) and 'right' in repr(check(name, answer))
     assert check(name, answer * (1 + known.tolerance / 2))
     assert len(known.mistakes) >= 3
     for words, wrong in known.mistakes.items():
-        said = check(name, wrong())
+        said = check(name, wrong)
         assert not said and words in said.text, words
     unknown = check(name, -12345.0)
     assert not unknown and 'hint' in unknown.text
-    for said in [unknown, hint(name), *(check(name, w()) for w in known.mistakes.values())]:
-        assert f'{answer:.3g}' not in said.text.removeprefix(name) or answer in (2.0,)
+    for said in [unknown, hint(name), *(check(name, w) for w in known.mistakes.values())]:
+        assert float(f'{answer:.3g}') not in numbers_in(said.text.removeprefix(name)), said
 
 
 def test_what_cannot_be_checked():
@@ -76,3 +87,22 @@ def test_quizzes_refuse_what_is_no_answer():
         quiz('00', 'aaz')
     with pytest.raises(ValueError, match='no quiz'):
         quiz('99')
+
+
+DONE = '00 00.1 01 02'.split()
+
+
+@pytest.mark.parametrize('number', DONE)
+def test_a_lesson_has_three_to_six_exercises_of_which_two_are_checked_and_a_quiz(number):
+    [lesson] = [p for p in LESSONS if lesson_number(p) == number]
+    section = text(lesson, 'markdown').split('## Exercises')[1]
+    listed = re.findall(r'^(\d)\. \((.*?)\)', section, re.M)
+    assert 3 <= len(listed) <= 6
+    for i, (n, marks) in enumerate(listed, 1):
+        assert int(n) == i and re.search(r'\d min, (easy|medium|hard)', marks), marks
+        assert ('`' in marks) == (f'{number}-{n}' in EXERCISES), marks
+    assert sum('`' in marks for _, marks in listed) >= 2
+    assert len(read_quiz()[number]) == 3
+    solved = text(NBS / 'solutions' / lesson.name, 'markdown')
+    for n, marks in listed:
+        assert f'**{number}-{n}.**' in solved if '`' in marks else f'**{n}.**' in solved
