@@ -108,11 +108,11 @@ def tuned(a: Asked, model, c: FineTuneConfig, known, seed: int) -> torch.Tensor:
 
 METHODS: dict[str, Callable] = {
     'hand-made, linear': lambda a, *ask: frozen(a, a.hand_made(), 'logistic', *ask),
-    'untrained, linear': lambda a, k, s: frozen(a, a.seen(s), 'logistic', k, s),
     'frozen, kNN': lambda a, *ask: frozen(a, a.seen(), 'knn', *ask),
     'frozen, linear': lambda a, *ask: frozen(a, a.seen(), 'logistic', *ask),
     'fine-tuned': lambda a, *ask: tuned(a, a.model, TUNED, *ask),
     'from scratch': lambda a, k, s: tuned(a, a.fresh(s), SCRATCH, k, s),
+    'untrained, linear': lambda a, k, s: frozen(a, a.seen(s), 'logistic', k, s),
 }
 
 
@@ -135,9 +135,9 @@ def choose(train: Tiles) -> None:
 
 
 def run(a: Asked, out: Path) -> None:
-    "Add the rows that are not there, whole networks last, seed by seed."
+    "Add the rows that are not there, seed by seed; those of untrained networks last."
     done = {(r['method'], r['share'], r['seed']) for r in read_results(out)}
-    for names in (tuple(METHODS)[:4], tuple(METHODS)[4:]):
+    for names in (tuple(METHODS)[:-1], tuple(METHODS)[-1:]):
         for name, share, seed in ((n, h, s) for s in SEEDS for h in SHARES for n in names):
             if (name, share, seed) in done:
                 continue
