@@ -8,6 +8,7 @@ does: its heading, its first words, its formulas and its first figure.
 """
 
 import argparse
+import base64
 import html
 import json
 import re
@@ -46,8 +47,18 @@ PAGE = """<!doctype html>
 """
 
 
+def inline_picture(found):
+    "The picture that a lesson shows, `![words](path)`, with its bytes in it."
+    words, name = found.groups()
+    path = REPO / 'nbs' / name
+    kind = 'svg+xml' if path.suffix == '.svg' else path.suffix.lstrip('.').replace('jpg', 'jpeg')
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{html.escape(words, quote=True)}" src="data:image/{kind};base64,{data}">'
+
+
 def text_html(text):
-    "Markdown as HTML; links to other notebooks become their words."
+    "Markdown as HTML; links to other notebooks become their words, and pictures are carried along."
+    text = re.sub(r'!\[([^\]]*)\]\((?!https?:)([^)]*)\)', inline_picture, text)
     return markdown2html_mistune(re.sub(r'\[([^\]]*)\]\((?!https?:)[^)]*\)', r'\1', text))
 
 

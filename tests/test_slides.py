@@ -32,6 +32,13 @@ def test_tagged_cells_become_slides_in_their_order():
     assert list(slides.tagged_slides([code('y = 2')])) == []
 
 
+def test_pictures_of_the_text_are_carried_along():
+    words = '![student and teacher](figures/student_teacher.svg) and [a link](05_dino.ipynb)'
+    shown = slides.text_html(words)
+    assert 'alt="student and teacher" src="data:image/svg+xml;base64,' in shown
+    assert '!' not in shown and 'and a link' in shown
+
+
 def test_sections_become_slides():
     text = '# a\n\n> one\n\nfar\n\n## b\n\ntwo\n\n$$x_1$$\n\nthree'
     cells = [dict(cell_type='markdown', source=text, metadata={}), code('z', PICTURE, PICTURE)]
