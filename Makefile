@@ -56,7 +56,7 @@ quick: venv
 README ?= README.md
 readme: venv
 	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb \
-	    | sed -E 's#\]\(\.\./#](#g; s#\]\(([a-z0-9_/]+\.ipynb)#](nbs/\1#g' > $(README)
+	    | sed -E 's#\]\(\.\./#](#g; s#\]\(([a-z0-9_/]+\.(ipynb|svg))#](nbs/\1#g' > $(README)
 
 docs: venv
 	$(BIN)/python -c 'import sphinx, myst_nb, furo, mathjax' 2>/dev/null || $(install-$(INSTALLER)) -e '.[docs]'
