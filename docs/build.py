@@ -3,7 +3,8 @@
     python docs/build.py            # docs/_build/html/index.html
 
 The pages are laid out as the repository is, so that a link means the same on both. Nothing is run,
-imported or fetched; a warning is an error.
+imported or fetched; a warning is an error. The explorer's page is made of `docs/explorer.json`,
+which `docs/explorer.py` writes.
 """
 
 import argparse
@@ -274,6 +275,18 @@ def mathematics():
     return Path(place.submodule_search_locations[0]) / 'static/mathjax/es5/tex-svg.js'
 
 
+def explorer_page():
+    "The text of the explorer's page: its data, and script and style as they are now."
+    _, own, _ = definitions('engine.explorer_page')
+    page, words = (ast.literal_eval(own[name].value) for name in ('PAGE', 'WORDS'))
+    static = REPO / 'satdino_nb/engine/static'
+    js = ''.join((static / name).read_text() for name in ('common.js', 'explorer.js'))
+    css = (static / 'explorer.css').read_text()
+    baked = (DOCS / 'explorer.json').read_text().strip().replace('<', '\\u003c')
+    title = 'The same ground at every scale'
+    return page.format(css=css, js=js, baked=baked, title=title, words=words)
+
+
 def write(path, text):
     "Write `text`, with the folders above it."
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -292,6 +305,7 @@ def main(args=None):
     done = subprocess.run(command, env=env)
     (out / 'html').mkdir(exist_ok=True)
     (out / 'html/.nojekyll').touch()
+    write(out / 'html/explorer.html', explorer_page())
     if done.returncode == 0:
         print(f'{out / "html/index.html"}')
     return done.returncode

@@ -86,6 +86,27 @@ def test_pages_in_a_browser_without_network(site):
     assert asked == [] and errors == []
 
 
+def test_the_explorers_page_is_small_whole_and_of_the_samples_alone():
+    "Its data are committed, its script is the present one; nothing in it is from elsewhere."
+    from satdino_nb.data import sample_tiles
+    from satdino_nb.engine.explorer_view import explorer_js
+
+    page = build.explorer_page()
+    assert len(page.encode()) < 1e6 and explorer_js() in page and '{js}' not in page
+    baked = json.loads(re.search(r'id="baked">(.*?)</script>', page, re.S)[1])
+    tiles = sample_tiles('place')
+    samples = {Path(p).stem: g for p, g in zip(tiles.paths, tiles.gsds)}
+    assert {p['name']: p['gsd'] for p in baked['setup']['places']}.items() <= samples.items()
+    assert set(baked['places']) == {p['name'] for p in baked['setup']['places']}
+    for place in baked['places'].values():
+        assert place['jpeg'] and len(place['views']) >= 4 and len(place['answers']) > 40
+    estimates = [a['estimate'] for place in baked['places'].values() for a in place['answers']]
+    assert None in estimates  # not answered
+    assert all(e['low'] < e['gsd'] < e['high'] for e in estimates if e)
+    assert 'href="explorer.html"' in (REPO / 'docs/index.md').read_text()
+    assert 'explorer.html' in (REPO / 'README.md').read_text()
+
+
 BAD = {
     '<a href="gone.html">x</a>': 'gone.html leads nowhere',
     '<a href="#gone">x</a>': '#gone leads nowhere',

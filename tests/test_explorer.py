@@ -7,6 +7,8 @@ notebook.
 import io
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -14,13 +16,17 @@ import pytest
 import torch
 from PIL import Image
 
-from satdino_nb.data import Tile
-from satdino_nb.engine.crop_panes import StripPane
+from satdino_nb.data import Tile, Tiles, sample_tiles
+from satdino_nb.engine import crop_panes
+from satdino_nb.engine.crop_panes import BoxPane, ModelPane, PicturePane, StripPane
 from satdino_nb.engine.crop_pictures import caption
+from satdino_nb.engine.embedding import embed_tiles
+from satdino_nb.engine.explorer_view import explorer_class, link_view
 from satdino_nb.engine.observable_state import ObservableState
+from satdino_nb.engine.rendered import scene_tile
 from satdino_nb.engine.widgets import Later
 from satdino_nb.explorer import CropState, Explorer, named_tiles, network_input, static_picture
-from satdino_nb.vit import SatViT, ViTConfig
+from satdino_nb.vit import SatViT, ViTConfig, load_satdino
 
 TINY = ViTConfig(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=1)
 
@@ -178,3 +184,181 @@ def test_one_tile_several_and_a_data_set(tiles):
     assert list(named_tiles(t for t in (again, field))) == ['field', 'tile']
     state = ObservableState([again, again], name='field (1)')
     assert state.now.name == 'field (1)' and state.now != replace(state.now, name='field')
+
+
+DRAWN_BY = {  # what a pane draws with, and which argument of it must not be shared
+    'strip': ('gsd_strip', StripPane, StripPane.draw),
+    'picture': ('overview_picture', PicturePane, PicturePane.update),
+    'model': ('estimate_gsd', ModelPane, ModelPane.estimate),
+}
+
+
+@pytest.mark.parametrize('pane', DRAWN_BY)
+def test_two_threads_never_draw_in_one_pane_at_once(tiles, monkeypatch, pane):
+    "Messages of a widget come in on several threads; what is drawn last is of the newest state."
+    pytest.importorskip('ipywidgets')
+    name, kind, draw = DRAWN_BY[pane]
+    real, inside, most, seen = getattr(crop_panes, name), [], [], []
+
+    def slow(*args, **options):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.03)
+        seen.append(args)
+        inside.pop()
+        return real(*args, **options)
+
+    state = ObservableState(tiles, out=16)
+    more = [SatViT(TINY).eval()] if pane == 'model' else []
+    it = kind(state, *more)
+    state.unobserve_all()
+    monkeypatch.setattr(crop_panes, name, slow)
+    boxes = [(n, n, 20 + n, 20 + n) for n in range(6)]
+
+    def gesture(box):
+        state.box = box
+        draw(it)
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(gesture, boxes))
+    assert seen and max(most) == 1
+    draw(it)
+    shown = it.drawn if pane == 'picture' else None
+    assert shown is None or shown == state.now
+
+
+def test_later_from_many_threads_forgets_nothing_and_runs_no_request_twice():
+    done = []
+    later = Later(lambda: done.append(1), 0)
+    with ThreadPoolExecutor(8) as pool:  # threads without a loop: at once
+        list(pool.map(later.ask, range(40)))
+    assert len(done) == 40
+    later.flush()
+    assert len(done) == 40
+
+
+def test_keep_square_squares_when_it_is_ticked_from_either_side(tiles):
+    pytest.importorskip('ipywidgets')
+    state = ObservableState(tiles, box=(10, 20, 31, 60))
+    assert state.square and state.box == (10, 20, 31, 60)  # what a program sets stays
+    pane = BoxPane(state)
+    pane.square.value = False
+    pane.sliders[3].value = 50
+    assert state.box == (10, 25, 31, 50) and not state.square
+    pane.square.value = True
+    assert state.box == (10, 34, 31, 31) and pane.sliders[3].value == 31
+    pytest.importorskip('anywidget')
+    view = explorer_class()()
+    state.square = False
+    state.box = (10, 20, 31, 60)
+    link_view(view, state, {'place': 'name'})
+    view.set_state(dict(square=True, box=[10, 34, 31, 31]))  # as the browser sends it
+    assert state.box == (10, 34, 31, 31) and view.box == [10, 34, 31, 31]
+    view.square = False
+    state.box = (10, 20, 31, 60)
+    view.square = True
+    assert state.box == (10, 34, 31, 31) and view.box == [10, 34, 31, 31]
+
+
+@pytest.fixture(scope='module')
+def nano():
+    return load_satdino('satdino-nano', verbose=False)
+
+
+@pytest.fixture
+def no_umap(monkeypatch):
+    "Compiling it takes a quarter of a minute; its map is tested in its room."
+
+    def absent(*_, **__):
+        raise ImportError('left out')
+
+    monkeypatch.setattr('satdino_nb.engine.collection.umap_map', absent)
+
+
+CROP = dict(place='residential', box=[192, 192, 256, 256], out=64)
+
+
+def test_an_index_of_satdino_embed_is_a_collection_and_another_models_is_none(
+    nano, tmp_path, no_umap
+):
+    pytest.importorskip('ipywidgets')
+    tests = sample_tiles('test').subset(range(0, 90, 5))
+    places = named_tiles(sample_tiles('place'))
+    path = tmp_path / 'tests.npz'
+    embed_tiles(tests, path, 'satdino-nano')
+    answers = Explorer(places, nano, collection=path).answers
+    assert answers.collection.vectors is not None  # nothing to compute
+    fresh = Explorer(places, nano, collection=tests).answers
+    assert fresh.collection.flush(300)
+    one, other = (
+        a.answer(dict(kind='neighbours', k=5, **CROP))[0]['rows'] for a in (answers, fresh)
+    )
+    assert [(r['i'], r['label'], r['gsd']) for r in one] == [
+        (r['i'], r['label'], r['gsd']) for r in other
+    ]
+    assert [r['distance'] for r in one] == sorted(r['distance'] for r in one)
+    stranger = SatViT(nano.config, nano.normalisation).eval()
+    with pytest.raises(ValueError, match='tests.npz is of satdino-nano .* cannot be compared'):
+        Explorer(places, stranger, collection=path)
+    with pytest.raises(ValueError, match='give the explorer that model'):
+        Explorer(places, collection=path)
+    narrow = Explorer(places, SatViT(TINY).eval(), collection=tests).answers
+    narrow.collection.vectors = answers.collection.vectors  # an index without a note
+    with pytest.raises(ValueError, match='128 features .* of two models'):
+        narrow.answer(dict(kind='neighbours', k=5, **CROP | dict(out=16)))
+
+
+def test_the_widget_is_of_use_while_a_collection_is_computed_and_when_it_fails(tiles, tmp_path):
+    pytest.importorskip('anywidget')
+    (tmp_path / 'bad.png').write_text('no picture')
+    broken = Tiles([tmp_path / 'bad.png'] * 3, [1.0] * 3)
+    explorer = Explorer(tiles, SatViT(TINY).eval(), collection=broken)
+    answers, collection = explorer.answers, explorer.answers.collection
+    crop = dict(place='field', box=[0, 0, 40, 40], out=16)
+    with answers.network:  # the model is busy: the collection waits, the input does not
+        assert answers.answer(dict(kind='input', **crop))[1]
+        reply, pictures = answers.answer(dict(kind='neighbours', k=3, **crop))
+        assert not pictures and (reply['pending'] or collection.trouble)
+    assert collection.flush(60)
+    for kind, more in (('map', {}), ('neighbours', dict(k=3, **crop))):
+        with pytest.raises(ValueError, match='bad.png'):
+            answers.answer(dict(kind=kind, **more))
+    question = dict(kind='model', token='cls', layer=-1, head=-1, mass=0.0, patch=[])
+    assert answers.answer(question | crop)[1]
+    assert explorer.still().size[1] > 200  # the picture, without a collection
+    explorer.close()
+
+
+def test_what_is_rendered_is_the_ground_of_the_crop_and_has_what_it_lacks(nano):
+    "A tile drawn by its own recipe; the crop is enlarged four times."
+    pytest.importorskip('ipywidgets')
+    field = scene_tile('parking', 11, gsd=0.6, size=240)
+    answers = Explorer({'mine': field}).answers
+    assert answers.setup['places'][0]['scene']
+    low = lambda x: torch.nn.functional.avg_pool2d(x, 16)
+    detail = lambda x: float((x[:, 1:] - x[:, :-1]).std())
+    for box, out, ratio in (((40, 60, 40, 40), 160, 0.7), ((0, 0, 240, 240), 80, 1.1)):
+        ask = dict(place='mine', box=list(box), out=out)
+        pictures = [answers.answer(dict(kind=k, **ask))[1][0] for k in ('input', 'rendered')]
+        pair = [torch.tensor(np.asarray(Image.open(io.BytesIO(p)))) for p in pictures]
+        given, drawn = (p.permute(2, 0, 1).float() for p in pair)
+        assert given.shape == drawn.shape == (3, out, out)
+        same = torch.corrcoef(torch.stack([low(given).flatten(), low(drawn).flatten()]))[0, 1]
+        assert same > 0.97, (box, same)
+        assert detail(given) < ratio * detail(drawn)
+
+
+def test_the_estimate_has_an_interval_or_there_is_none(nano):
+    pytest.importorskip('ipywidgets')
+    answers = Explorer(named_tiles(sample_tiles('place')), nano).answers
+    ask = dict(kind='model', token='none', layer=-1, head=-1, mass=0.0, patch=[])
+    told, _ = answers.answer(ask | CROP)
+    estimate = told['estimate']
+    assert estimate['low'] < estimate['gsd'] < estimate['high'] and estimate['level'] == 0.9
+    assert estimate['low'] < told['truth'] < estimate['high']
+    told, _ = answers.answer(ask | CROP | dict(box=[192, 192, 30, 30]))
+    assert told['estimate'] is None and '30 px are enlarged' in told['why']
+    told, _ = answers.answer(ask | CROP | dict(out=96))
+    assert told['estimate']['low'] is None and 'an output of 64 px' in told['why']
+    other = Explorer(named_tiles(sample_tiles('place')), SatViT(nano.config, nano.normalisation))
+    assert other.answers.reader is None

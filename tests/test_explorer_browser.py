@@ -4,6 +4,8 @@ Each gesture is held to what the page says of its state (`data-...`) and to what
 looks at pixels, and no request leaves the machine.
 """
 
+import importlib
+
 import pytest
 from browsing import IN_A_BROWSER, browser_page, needs, screenshot
 from exploring import (
@@ -458,6 +460,32 @@ def test_a_saved_page_works_from_a_file_without_kernel_or_network(browser, page_
     page.close()
     assert not complaints
     assert [a[:5] for a in asked if not a.startswith('blob:')] == ['file:']
+
+
+def test_the_page_of_the_site_is_drawn_and_dragged(browser, tmp_path, repo, monkeypatch):
+    monkeypatch.syspath_prepend(repo / 'docs')
+    build = importlib.import_module('build')
+    (tmp_path / 'explorer.html').write_text(build.explorer_page())
+    page = browser[0].context.new_page()
+    complaints = []
+    page.on('console', lambda m: complaints.append(m.text) if m.type != 'log' else None)
+    page.on('pageerror', lambda e: complaints.append(str(e)))
+    page.set_viewport_size(dict(width=1216, height=1000))
+    page.goto((tmp_path / 'explorer.html').as_uri())
+    page.wait_for_function("() => document.querySelector('.satdino-x')?.dataset.shown")
+    until(page, 'overlay', 'gsd')
+    until(page, 'place', 'residential')
+    page.get_by_role('group', name='model', exact=True).get_by_text('90 % interval').wait_for()
+    screenshot(page, 'explorer_site')
+    mark = page.get_by_role('slider', name='effective GSD of the crop')
+    mark.focus()
+    page.keyboard.press('Home')
+    assert box(page)[2:] == [8, 8]
+    page.get_by_label('ground', exact=True).select_option('harbour')
+    page.get_by_text('does not answer GSD').wait_for()  # boats on open water
+    assert not page.get_by_role('radiogroup', name='resampled or rendered').is_visible()
+    page.close()
+    assert not complaints
 
 
 def test_no_page_left_the_machine_or_complained(browser):

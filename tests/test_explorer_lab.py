@@ -48,12 +48,25 @@ shown
 """
 
 
+REAL = """
+from satdino_nb.data import sample_tiles
+from satdino_nb.explorer import Explorer
+from satdino_nb.vit import load_satdino
+explorer = Explorer(
+    sample_tiles('place'), load_satdino('satdino-nano'), collection=sample_tiles('test')
+)
+explorer.state.name = 'residential'
+explorer
+"""
+
+
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     "A notebook with the explorer, its console, what it asked elsewhere, its folder and addresses."
     folder = tmp_path_factory.mktemp('lab')
     (folder / 'work').mkdir()
     write_notebook(folder / 'work' / 'x.ipynb', [CELL])
+    write_notebook(folder / 'work' / 'real.ipynb', [REAL])
     with jupyterlab(folder) as address, browser_page(width=1300, height=1100) as found:
         page, console, elsewhere = found
         open_notebook(page, address('x.ipynb'))
@@ -128,6 +141,38 @@ def test_saved_and_reopened_it_shows_a_picture(lab):
     picture.wait_for()
     assert picture.is_visible() and picture.evaluate('e => e.naturalWidth') == 400
     other.close()
+
+
+def test_collection_interval_and_rendering_by_a_real_kernel(lab):
+    page = lab[0].context.new_page()
+    page.set_viewport_size(dict(width=1300, height=1500))
+    open_notebook(page, lab[4]('real.ipynb'))
+    page.locator('.satdino-x').wait_for()
+    until(page, 'place', 'residential')
+    settled(page)
+    words = page.get_by_role('group', name='model', exact=True)
+    words.get_by_text('90 % interval').wait_for()
+    until(page, 'map', 90)  # by then features were computed
+    page.wait_for_function("() => document.querySelector('.satdino-x').dataset.here")
+    near = page.get_by_role('group', name='neighbours').get_by_role('button')
+    assert near.count() == 6 == len(data(page)['near'].split())
+    compare = page.get_by_role('radiogroup', name='resampled or rendered')
+    compare.get_by_role('radio', name='resampled beside rendered').click()
+    until(page, 'rendered', data(page)['box'])
+    assert page.locator('.satdino-x-other canvas').get_attribute('data-size') == '64 64'
+    screenshot(page, 'explorer_collection')
+    first = data(page)['near'].split()[0]
+    near.first.click()
+    page.wait_for_function("() => document.querySelector('.satdino-x').dataset.place.includes('_')")
+    settled(page)  # a tile of the collection, which is a place now
+    script = "i => document.querySelector('.satdino-x').dataset.near.split(' ')[0] === i"
+    page.wait_for_function(script, arg=first)  # and its own nearest
+    assert box(page) == [0, 0, 128, 128]
+    screenshot(page, 'explorer_went_there')
+    page.evaluate(
+        'window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.shutdown()'
+    )
+    page.close()
 
 
 def test_nothing_left_the_machine_and_no_widget_complained(lab):

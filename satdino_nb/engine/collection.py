@@ -338,7 +338,7 @@ class Collection:
             )
         cosine, index = nearest(self.vectors, vector[None].float().cpu(), min(k, len(self)))
         pairs = zip(index[0].tolist(), (1 - cosine[0]).clamp(min=0).tolist())
-        return [dict(i=i, distance=d) | self.row(i) for i, d in pairs]
+        return [dict(i=i, distance=round(d, 6)) | self.row(i) for i, d in pairs]
 
     def here(self, vector: torch.Tensor) -> list[float] | None:
         "Where a crop lies on the map, in units of `packed_places`; None without a map."

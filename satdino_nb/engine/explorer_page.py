@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['logger', 'PAGE', 'WORDS', 'SIZES', 'grid_crops', 'asked', 'as_text', 'bake_answer', 'bake_place', 'bake', 'save_page',
-           'page_text']
+           'with_pictures', 'baked_page', 'page_text']
 
 # %% ../../nbs/engine/10_explorer_page.ipynb #ep-imports
 import base64
@@ -161,7 +161,7 @@ def bake(
     told |= dict(mass=0.0, opacity=0.6) | state | dict(box=list(box), patch=[])
     if told['token'] == 'similarity':
         told['token'] = 'none'  # every patch of every crop would be too much to bring along
-    shown = setup | dict(places=[p | dict(scene=False) for p in places], collection=None)
+    shown = setup | dict(places=[p | dict(scene=False, why='') for p in places], collection=None)
     shown['model'] = model and model | dict(baked=True)
     return dict(setup=shown, state=told, places=kept)
 
@@ -202,6 +202,34 @@ def save_page(
     )
 
 
+def with_pictures(answers: Answers, baked: dict, size: int) -> dict:
+    """What a page holds with the pictures of the ground, which are added to it; the same dict.
+
+    - `answers`: for the pictures.
+    - `baked`: of `bake`.
+    - `size`: longer side of a picture, in pixels.
+    """
+    for name, place in baked['places'].items():
+        place['jpeg'] = as_text(asked(answers, kind='overview', place=name, most=size)[1][0])
+    baked['note'] = (
+        f' · this page draws the input from a JPEG of at most {size} px; '
+        'in a notebook it is the exact one'
+    )
+    return baked
+
+
+def baked_page(answers: Answers, setup: dict, state: dict, size: int = 640, **how: Any) -> dict:
+    """All that a page holds but script and style: a dict that JSON can write.
+
+    - `answers`, `setup`, `state`: as `bake` takes them.
+    - `size`: longer side of a picture of the ground, in pixels.
+    - `how`: other arguments of `bake`.
+
+        baked_page(answers, answers.setup, dict(place='harbour', out=64), steps=5)
+    """
+    return with_pictures(answers, bake(answers, setup, state, **how), size)
+
+
 def page_text(answers: Answers, baked: dict, size: int, title: str, words: str) -> str:
     """The text of a page.
 
@@ -210,13 +238,8 @@ def page_text(answers: Answers, baked: dict, size: int, title: str, words: str) 
     - `size`: longer side of a picture, in pixels.
     - `title`, `words`: plain text.
     """
-    for name, place in baked['places'].items():
-        place['jpeg'] = as_text(asked(answers, kind='overview', place=name, most=size)[1][0])
-    baked['note'] = (
-        f' · this page draws the input from a JPEG of at most {size} px; '
-        'in a notebook it is the exact one'
-    )
-    data = json.dumps(baked, separators=(',', ':')).replace('<', '\\u003c')
+    data = json.dumps(with_pictures(answers, baked, size), separators=(',', ':'))
+    data = data.replace('<', '\\u003c')
     css, js = static_text('explorer.css'), explorer_js()
     head = dict(title=html.escape(title), words=html.escape(words))
     return PAGE.format(css=css, js=js, baked=data, **head)

@@ -372,6 +372,7 @@ class TileAnswers:
         vector = self.vector(**crop)
         rows = collection.neighbours(vector, k)
         words = f'by cosine of the {collection.words}; GSD of the network input; click to go there'
+        words += '; orange diamond on the map: this crop' if collection.layout else ''
         told = dict(rows=rows, here=collection.here(vector), caption=words, pending='')
         return told, [collection.thumb(row['i'], 96) for row in rows]
 
