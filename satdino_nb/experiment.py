@@ -24,6 +24,7 @@ from satdino_nb.engine.comparison import (
 from satdino_nb.engine.experiments import (
     Experiment,
     arm_config,
+    arm_samples,
     experiment_tiles,
     pending,
     read_experiment,
@@ -57,6 +58,8 @@ def plan_of(e: Experiment, rows: Sequence[dict], data: str | None = None) -> str
     rows = [r for r in rows if r['samples'] == e.samples and r['arm'] in e.arms]
     lines = [f'{e.name}: {e.question}']
     lines.append(f'{len(e.arms)} arms x {len(e.seeds)} seeds, {e.samples:,} samples each')
+    others = [arm for arm in e.arms if arm_samples(e, arm) != e.samples]
+    lines += [f'but of {arm!r}: {arm_samples(e, arm):,} samples' for arm in others]
     lines.append(f'{len(rows)} runs are done, {len(left)} are left')
     if left:
         minutes = minutes_of_a_run(e, rows, data)
