@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from threading import Condition, Lock, RLock, Thread
+from threading import Condition, Event, Lock, RLock, Thread
 from typing import Any
 
 import numpy as np
@@ -224,7 +224,7 @@ class Collection:
         self.note = ''
         self.turn = Condition()
         self.thread: Thread | None = None
-        self.stopped = False
+        self.stop = Event()
         self.names = [visible(n) for n in tile_names(self.tiles)]
         self.thumb = lru_cache(512)(self.tile_jpeg)
 
@@ -239,15 +239,18 @@ class Collection:
         return {'cls': 'CLS token'}.get(self.pooling, f'tokens {self.pooling}')
 
     def begin(self) -> None:
-        "Start computing, unless that was done."
+        "Start computing, or again after `close`, unless that was done."
         with self.turn:
-            if self.thread is None:
-                self.thread = Thread(target=self.work, daemon=True)
+            if self.thread is None and self.pending:
+                self.stop = Event()
+                self.thread = Thread(target=self.work, args=(self.stop,), daemon=True)
                 self.thread.start()
 
     def close(self) -> None:
-        "End the computing after the tiles that are under way."
-        self.stopped = True
+        "End the computing after the tiles that are under way; what is done stays."
+        with self.turn:
+            self.stop.set()
+            self.thread = None
 
     def flush(self, seconds: float | None = None) -> bool:
         "Wait until all is computed, at most so many seconds; False: it is not."
@@ -255,52 +258,55 @@ class Collection:
         with self.turn:
             return self.turn.wait_for(lambda: not self.pending, seconds)
 
-    def say(self, pending: str, **found: Any) -> None:
-        "Set what is under way, and what was found, at once."
+    def say(self, stop: Event, pending: str, **found: Any) -> None:
+        "Set what is under way, and what was found, at once; nothing after `stop`."
         with self.turn:
+            if stop.is_set():
+                return
             for name, value in found.items():
                 setattr(self, name, value)
             self.pending = pending
             self.turn.notify_all()
 
-    def work(self) -> None:
-        "Features, PCA, UMAP; what goes wrong is kept in words."
+    def work(self, stop: Event) -> None:
+        "Features, PCA, UMAP, until `stop`; what goes wrong is kept in words."
         try:
             if self.vectors is None:
-                self.compute()
-            if not self.stopped:
-                self.lay_out()
+                self.compute(stop)
+            if not stop.is_set():
+                self.lay_out(stop)
         except Exception as e:  # it is shown in the widget, beside what was asked
-            self.say('', trouble=visible(str(e) or type(e).__name__))
-        self.say('')
+            self.say(stop, '', trouble=visible(str(e) or type(e).__name__))
 
-    def compute(self) -> None:
-        "Features of all tiles, a few at a time."
+    def compute(self, stop: Event) -> None:
+        "Features of all tiles, a few at a time, until `stop`."
         n, rows = len(self), []
         for start in range(0, n, FEW):
-            if self.stopped:
+            if stop.is_set():
                 return
-            self.say(f'features of {start} of {n} tiles')
+            self.say(stop, f'features of {start} of {n} tiles')
             few = self.tiles.subset(range(start, min(start + FEW, n)))
             few = HeldTiles([few[i] for i in range(len(few))])  # read outside of the lock
             with self.network:
                 rows.append(tile_vectors(self.model, few, self.size))
         vectors, gsds = (torch.cat(v) for v in zip(*rows))
-        self.say('the map is laid out', vectors=F.normalize(vectors, dim=1), gsds=gsds)
+        self.say(stop, 'the map is laid out', vectors=F.normalize(vectors, dim=1), gsds=gsds)
 
-    def lay_out(self) -> None:
+    def lay_out(self, stop: Event) -> None:
         "PCA, then UMAP in its place, where there is enough to lay out."
         vectors, n = self.vectors, len(self)
         assert vectors is not None
-        self.say('UMAP is laid out; PCA until then', layout=pca_map(vectors), method='PCA')
-        if n < 4:
+        few = n < 4
+        words = '' if few else 'UMAP is laid out; PCA until then'
+        self.say(stop, words, layout=pca_map(vectors), method='PCA')
+        if few:
             return
         try:
             with LAYOUT:
                 layout = umap_map(vectors, k=min(15, n - 1))
         except ImportError as e:
-            return self.say('', note=f'no UMAP: {e}')
-        self.say('', layout=layout, method='UMAP')
+            return self.say(stop, '', note=f'no UMAP: {e}')
+        self.say(stop, '', layout=layout, method='UMAP')
 
     def check_ready(self) -> str:
         "Begin if need be; '' if there are features, else what is under way, or `ValueError`."
