@@ -89,7 +89,7 @@ def test_quizzes_refuse_what_is_no_answer():
         quiz('99')
 
 
-DONE = '00 00.1 01 02 03 04 05'.split()
+DONE = '00 00.1 01 02 03 04 05 06 07.1 07.2 07.3 07.4 07.5 07.6 07.7 07'.split()
 
 
 @pytest.mark.parametrize('number', DONE)

@@ -7,7 +7,7 @@ __all__ = ['EXERCISES', 'Exercise', 'harmonic_gsd', 'block_cost']
 
 # %% ../../nbs/engine/00_answers.ipynb #an-imports
 from dataclasses import dataclass
-from math import acos, asin, cos, degrees, exp, log, log2, pi, radians, sqrt
+from math import acos, asin, degrees, erf, exp, log, log2, sqrt
 
 # %% ../../nbs/engine/00_answers.ipynb #an-form
 @dataclass(frozen=True)
@@ -293,6 +293,30 @@ EXERCISES |= {
     ),
 }
 
+# %% ../../nbs/engine/00_answers.ipynb #an-06
+EXERCISES |= {
+    '06-1': Exercise(
+        142_000 * 512 / 363_571,
+        'Images seen in all, over images that there are.',
+        {
+            'this is upside down': 363_571 / (142_000 * 512),
+            'a step takes a batch of images, not one': 142_000 / 363_571,
+            'views of one image are one image that is seen': 12 * 142_000 * 512 / 363_571,
+            'this is the number of steps that one pass takes': 363_571 / 512,
+        },
+    ),
+    '06-2': Exercise(
+        137 - 100,
+        'What was the last checkpoint that was complete?',
+        {
+            'it goes on from a checkpoint, not from the beginning': 137,
+            'this is the step that it goes on from': 100,
+            'kill -9 leaves no time to write a checkpoint': 0,
+            'these are the steps up to the next checkpoint': 150 - 137,
+        },
+    ),
+}
+
 # %% ../../nbs/engine/00_answers.ipynb #an-071
 EXERCISES |= {
     '07.1-1': Exercise(
@@ -304,5 +328,194 @@ EXERCISES |= {
             'this is for one standard error to either side, not 1.96': 4 * 0.09 / 0.01**2,
         },
         0.03,
+    ),
+    '07.1-2': Exercise(
+        erf(1.96 / sqrt(10) / sqrt(2)),
+        'How many independent values are left, and how many does an interval by tile count?',
+        {
+            'this holds for independent tiles': 0.95,
+            'the width goes with the square root of the number of values': erf(0.196 / sqrt(2)),
+            'this is the factor by which it is too narrow; its coverage is asked for': sqrt(10),
+            'this is the factor by which it is too narrow, inverted': 1 / sqrt(10),
+            'this is the share of intervals that miss': 1 - erf(1.96 / sqrt(10) / sqrt(2)),
+        },
+        0.12,
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-072
+EXERCISES |= {
+    '07.2-3': Exercise(
+        (0.9 + 0.5) / 2,
+        'The product of two concatenations is the sum of the products of their parts.',
+        {
+            'the concatenation has a length other than 1: normalise again': 0.9 + 0.5,
+            'cosines of parts add, they do not multiply': 0.9 * 0.5,
+            'numbers of dimensions do not count: both parts have length 1': (
+                (128 * 0.9 + 512 * 0.5) / 640
+            ),
+            'this is the geometric mean': sqrt(0.9 * 0.5),
+        },
+    ),
+    '07.2-4': Exercise(
+        2 * sqrt(0.5 * 0.25),
+        'Square roots first, then products, then their sum.',
+        {
+            'this is the cosine of the shares': 0.25 / sqrt(0.5 * 0.375),
+            'this is the product of the shares, without square roots': 0.25,
+            'this is the common area, the sum of the smaller shares': 0.25 + 0.25,
+        },
+    ),
+    '07.2-5': Exercise(
+        0.5 * 256 / 64,
+        'The ground is the same; how many pixels are left to cover it?',
+        {
+            'this is that of the file; the input has fewer pixels': 0.5,
+            'the ratio is upside down: fewer pixels are coarser': 0.5 * 64 / 256,
+            'this is the ratio of the sizes, not a GSD': 256 / 64,
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-073
+EXERCISES |= {
+    '07.3-5': Exercise(
+        1 / (1 + 2 * exp(-0.07 / 0.07)),
+        'Only the difference of the cosines counts, divided by the temperature.',
+        {
+            'this is unweighted': 1 / 3,
+            'this is weighted by the cosine itself': 0.9 / (0.9 + 2 * 0.83),
+            'this is the share of class B': 1 - 1 / (1 + 2 * exp(-1)),
+            'class B has two neighbours': 1 / (1 + exp(-1)),
+        },
+    ),
+    '07.3-6': Exercise(
+        0.5 * 0.1 + 0.3 * 0.1 + 0.2 * 0,
+        'The gap of each bin without its sign, weighted by the share of the tiles.',
+        {
+            'this is not weighted by the number of tiles': 0.2 / 3,
+            'gaps of different sign do not cancel': 0.5 * 0.1 - 0.3 * 0.1,
+            'this is the largest gap': 0.1,
+            'this is the error rate': 26 / 100,
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-074
+EXERCISES |= {
+    '07.4-5': Exercise(
+        60 / (60 + 20 + 40),
+        'Which pixels were missed, and which were taken by mistake? Both are in the union.',
+        {
+            'this is the recall: false positives are missing': 60 / 100,
+            'this is the precision: false negatives are missing': 60 / 80,
+            'this counts the intersection twice (Dice, F1)': 120 / 180,
+            'the intersection is counted twice in the union': 60 / 180,
+        },
+    ),
+    '07.4-6': Exercise(
+        ((640 - 64) // 32 + 1) ** 2,
+        'How many steps of half a window lie between the first and the last one of a row?',
+        {
+            'this is without overlap': 100,
+            'the last window begins a whole window before the edge': 20**2,
+            'this is one row': 19,
+            'windows overlap along both sides': 19 * 10,
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-075
+EXERCISES |= {
+    '07.5-1': Exercise(
+        (1 + 2 + 1) / 3,
+        'An error in octaves is log2 of a ratio, without its sign.',
+        {
+            'this is the bias: errors of different sign cancel': (1 + 2 - 1) / 3,
+            'this is in metres': (1 + 3 + 0.5) / 3,
+            'this is in natural logarithms': log(2) * 4 / 3,
+            'this is the sum': 4,
+        },
+    ),
+    '07.5-4': Exercise(
+        1.85,
+        'Compare the answers for the same tile at both sizes, tile by tile.',
+        {
+            'this is what a perfect readout would give': 2,
+            'the answers do change with the input size': 1,
+            'the ratio is upside down': 1 / 1.85,
+        },
+        0.03,
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-076
+EXERCISES |= {
+    '07.6-4': Exercise(
+        0.65**12,
+        'The last block already gets less than the head.',
+        {
+            'the last block gets the decay once, too': 0.65**11,
+            'this is what tokens and positions get, below the first block': 0.65**13,
+            'this is the last block': 0.65,
+            'the decay is a factor for each block, not a share to subtract': 0.65 / 12,
+        },
+    ),
+    '07.6-5': Exercise(
+        2 * 128 * sqrt(0.2) / 64,
+        'How many pixels of the tile lie along the side of the crop?',
+        {
+            'this takes the share of the area for one of the side': 2 * 128 * 0.2 / 64,
+            'this is the whole tile': 4,
+            'this is the GSD of the file; the crop is resized': 2,
+            'the ratio is upside down': 2 * 64 / (128 * sqrt(0.2)),
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-077
+EXERCISES |= {
+    '07.7-1': Exercise(
+        sqrt(90 / 200),
+        'How does the noise of an accuracy depend on the number of tiles?',
+        {
+            'noise goes with the square root of the number of tiles': 90 / 200,
+            'more test tiles make the gain smaller': sqrt(200 / 90),
+            'the gain is noise, and that depends on the number of tiles': 1,
+        },
+        0.05,
+    ),
+    '07.7-4': Exercise(
+        2 * 1.16296,
+        'Draw five normal numbers many times and take the mean of their maximum.',
+        {
+            'one seed of five is more than one standard deviation above the mean': 2,
+            'this is how the error of the mean falls': 2 / sqrt(5),
+            'the spread does not grow with the number of seeds like that': 2 * sqrt(5),
+            'this is in standard deviations': 1.16296,
+        },
+        0.03,
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-07
+EXERCISES |= {
+    '07-5': Exercise(
+        1 - 0.95**20,
+        'How probable is it that none of them does?',
+        {
+            'this is the probability for one measure': 0.05,
+            'probabilities that overlap cannot be added': 1,
+            'this is the probability that all intervals hold 0': 0.95**20,
+        },
+    ),
+    '07-6': Exercise(
+        (30 - 18) / 90,
+        'Tiles that both get right or wrong do not change the difference; they do count as tiles.',
+        {
+            'these are tiles; divide by their number': 12,
+            'this divides by the tiles on which the models differ': 12 / 48,
+            'those that B alone gets right have to be subtracted': 30 / 90,
+        },
     ),
 }
