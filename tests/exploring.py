@@ -34,7 +34,7 @@ class Canned:
 
     def __init__(self, tiles, model=True, collection=True, plain=False):
         self.tiles, self.plain, self.asked, self.broken = tiles, plain, [], set()
-        self.computing = 0
+        self.computing, self.layouts = 0, ['grid']
         names = list(tiles)
         self.rows = [(names[i % len(names)], i) for i in range(12)]
         self.setup = dict(
@@ -138,11 +138,17 @@ class Canned:
     def map(self, have=''):
         if pending := self.under_way():
             return dict(n=12, method='', pending=pending), []
+        method = self.layouts[0]
+        if method == have and len(self.layouts) > 1:
+            method = self.layouts.pop(0) and self.layouts[0]  # a better one, meanwhile
+        pending = 'a better one' if len(self.layouts) > 1 else ''
+        if method == have:
+            return dict(n=12, method=method, pending=pending), []
         xy = np.array([[i % 4, i // 4] for i in range(12)], float)
         xy = (xy / 3 + [0, 1 / 6]) * 65535
         codes = np.array([i % 3 for i in range(12)], np.uint8).tobytes()
         caption = 'a grid; distances mean nothing'
-        reply = dict(n=12, method='grid', pending='', caption=caption, classes=LABELS)
+        reply = dict(n=12, method=method, pending=pending, caption=caption, classes=LABELS)
         return reply, [xy.round().astype('<u2').tobytes(), codes]
 
     def picture(self, i):

@@ -40,14 +40,22 @@ def opened(browser):
     first, console, _ = browser
     pages = []
 
-    def open_it(model=True, collection=True, plain=False, width=1216, computing=0, **state):
+    def open_it(
+        model=True,
+        collection=True,
+        plain=False,
+        width=1216,
+        computing=0,
+        layouts=('grid',),
+        **state,
+    ):
         page = first.context.new_page()
         pages.append(page)
         page.on('console', lambda m: console.append(m.text) if m.type == 'error' else None)
         page.on('pageerror', lambda e: console.append(str(e)))
         page.set_viewport_size(dict(width=width, height=1000))
         answers = Canned(two_tiles(), model, collection, plain)
-        answers.computing = computing
+        answers.computing, answers.layouts = computing, list(layouts)
         plain_page(page, answers, START | state)
         settled(page)
         return page, answers
@@ -292,6 +300,14 @@ def test_a_collection_under_way_is_waited_for_and_nothing_else_waits(opened):
     n = len(answers.asked)
     page.wait_for_timeout(1200)
     assert len(answers.asked) == n  # and is no longer asked
+
+
+def test_a_better_layout_takes_the_place_of_the_first(opened):
+    page, answers = opened(layouts=['PCA', 'UMAP'])
+    until(page, 'method', 'UMAP')
+    asked = [q['have'] for q in answers.asked if q['kind'] == 'map']
+    assert asked == ['', 'PCA'] and data(page)['pending'] == ''
+    until(page, 'near', '3 7 11')
 
 
 def test_a_place_that_the_kernel_adds_is_offered(opened):
