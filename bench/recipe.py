@@ -101,6 +101,7 @@ VARIANTS = {
     '4096 prototypes': run(out_dim=4096),
     'batch 256': run(batch_size=256),
     'teacher 0.06': run(teacher_temp=(0.06, 0.06)),
+    'coding rate': run(objective='coding-rate'),
     'views 64/32': views(global_size=64, local_size=32),
     'views 32/16': views(global_size=32, local_size=16),
     'ten locals': views(n_local=10),

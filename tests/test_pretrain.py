@@ -68,6 +68,7 @@ def first(tmp_path):
         dict(train_gsd_head=False),
         dict(shuffle_gsd=True),
         dict(centring='sinkhorn'),
+        dict(objective='coding-rate'),
         dict(precision='bf16'),
         dict(checkpoint_gradients=True),
         dict(clip_grad=0.0),

@@ -59,6 +59,22 @@ class DINOHead(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.last_layer(F.normalize(self.mlp(x), dim=-1))
 
+# %% ../../nbs/engine/05_heads.ipynb #featurehead
+class FeatureHead(DINOHead):
+    """Features `(..., in_dim)` to features `(..., bottleneck_dim)` of length 1: no prototypes.
+
+    - `in_dim`: width of the features.
+    - `hidden_dim`, `bottleneck_dim`: widths of the MLP's hidden layers, and of its output.
+
+    The head of SimDINO (arXiv 2502.10385).
+
+        FeatureHead(384)(torch.randn(4, 7, 384)).shape   # (4, 7, 256)
+    """
+
+    def __init__(self, in_dim: int, hidden_dim: int = 2048, bottleneck_dim: int = 256):
+        super().__init__(in_dim, bottleneck_dim, hidden_dim, bottleneck_dim)
+        self.last_layer = nn.Identity()
+
 # %% ../../nbs/engine/05_heads.ipynb #network
 class Network(nn.Module):
     """A backbone with a DINO head: student or teacher.

@@ -44,7 +44,9 @@ def log_row(
     Losses in nats, GSD errors in metres per pixel; means over all processes. None stands for what
     is not defined.
     """
-    entropy, kl = answers(losses.q)
+    centre = dict(model.loss.named_buffers()).get('centre')
+    none = losses.total.new_tensor(math.nan)  # without prototypes there are no answers
+    entropy, kl = (none, none) if centre is None else answers(losses.q)
     scalars = dict(
         loss=losses.total,
         dino=losses.dino,
@@ -59,7 +61,7 @@ def log_row(
     features = accelerator.gather(losses.features.flatten(0, 1)).cpu()
     row |= dict(
         kl_to_uniform=math.log(losses.q.shape[-1]) - row['teacher_entropy'],
-        centre_norm=model.loss.get_buffer('centre').norm().item(),
+        centre_norm=math.nan if centre is None else centre.norm().item(),
         effective_rank=effective_rank(features).item(),
         feature_std=feature_std(features).item(),
         grad_norm=norm.item(),
@@ -186,11 +188,12 @@ def minor_findings(rows: Sequence[dict], c: ResolvedConfig) -> list[str]:
         )
     flat = [r['dino'] for r in rows[len(rows) // 2 :]]
     if len(flat) >= 5 and np.ptp(flat) < 0.03 * math.log(c.out_dim):
+        kl = rows[-1]['teacher_kl']
+        differ = '' if kl is None else f' answers differ between images (KL {kl:.2f}), so'
         found.append(
             f'The DINO loss has stayed near {np.mean(flat):.2f} over the second half. That alone '
-            'says nothing: answers differ between images '
-            f'(KL {rows[-1]["teacher_kl"]:.2f}), so look at kNN accuracy (knn_every) to see '
-            'whether features improve.'
+            f'says nothing:{differ} look at kNN accuracy (knn_every) to see whether features '
+            'improve.'
         )
     return found
 

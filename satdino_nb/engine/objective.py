@@ -156,6 +156,52 @@ class DINOLoss(nn.Module):
         mean = all_reduce(teacher.float().flatten(0, -2).mean(0), 'mean')
         self.centre.lerp_(mean, 1 - self.centre_momentum)
 
+# %% ../../nbs/engine/05_objective.ipynb #coding-rate
+class CodingRateLoss(nn.Module):
+    """Agreement of views, less the coding rate of the student's features.
+
+    - `eps`: the coding rate's distortion, above 0.
+
+    Its face is that of `DINOLoss`, for features of length 1 (`FeatureHead`) in place of scores.
+    The rate is that of one process's batch, or of a part of it. The weight of the rate for B
+    features in d dimensions is (d + B) / (d B), as in the released code of SimDINO (arXiv
+    2502.10385, Wu et al. 2025).
+
+        loss = CodingRateLoss()
+        loss(student, loss.probabilities(teacher, 0.04))   # features (V, B, d), (G, B, d)
+    """
+
+    def __init__(self, eps: float = 0.5):
+        super().__init__()
+        self.eps = eps
+
+    def probabilities(self, teacher: torch.Tensor, teacher_temp: float) -> torch.Tensor:
+        "What the student is compared with: the teacher's features as they are, in fp32."
+        return teacher.float()
+
+    def rate(self, z: torch.Tensor) -> torch.Tensor:
+        "Coding rate of features `(B, d)`, a scalar."
+        b, d = z.shape
+        volume = torch.eye(d, device=z.device) + d / (b * self.eps) * z.T @ z
+        return torch.linalg.slogdet(volume)[1] / 2
+
+    def forward(self, student: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        """Mean distance of pairs of different views, less the weighted rate: a scalar.
+
+        - `student`: features `(V, B, d)` of length 1, globals first.
+        - `q`: the teacher's `(G, B, d)`.
+        """
+        with torch.autocast(student.device.type, enabled=False):  # determinants want fp32
+            s = student.float()
+            close = torch.einsum('gbd,vbd->gv', q, s) / s.shape[1]
+            pairs = ~torch.eye(*close.shape, dtype=torch.bool, device=s.device)
+            rate = torch.stack([self.rate(z) for z in s[: len(q)]]).mean()
+            weight = (s.shape[2] + s.shape[1]) / (s.shape[2] * s.shape[1])
+            return 1 - close[pairs].mean() - weight * rate
+
+    def update_centre(self, teacher: torch.Tensor) -> None:
+        "There is none."
+
 # %% ../../nbs/engine/05_objective.ipynb #gsd-loss
 def gsd_loss(
     predicted: torch.Tensor, gsd: torch.Tensor, log: bool = False, unknown: str = 'stop'

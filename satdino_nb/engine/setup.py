@@ -32,9 +32,11 @@ from ..dino import DINOHead, SatDINO, param_groups
 from .checkpoints import find_resume, fingerprint, newest_checkpoint, set_aside
 from .contents import content_sum, tile_keys
 from .folders import LOCK, FolderInUseError, check_free, check_outside, owned
+from .heads import FeatureHead
 from .health import read_rows
 from .images import Normalisation
 from .loading import for_reading, run_tiles
+from .objective import CodingRateLoss
 from satdino_nb.engine.recipe import (
     FolderConfig,
     MachineConfig,
@@ -231,15 +233,22 @@ def build(
     backbone = suit_machine(start_backbone(c, normalisation), c, device)
     if not c.gamma:
         backbone.gsd_head = None  # nothing trains it, so there are no metres to read
+    rate = c.objective == 'coding-rate'
+    head = (
+        FeatureHead(c.vit.embed_dim, c.hidden_dim, c.bottleneck_dim)
+        if rate
+        else DINOHead(c.vit.embed_dim, c.out_dim, c.hidden_dim, c.bottleneck_dim)
+    )
     model = SatDINO(
         backbone,
-        DINOHead(c.vit.embed_dim, c.out_dim, c.hidden_dim, c.bottleneck_dim),
+        head,
         c.gamma,
         c.student_temp,
         c.centre_momentum,
         c.centring,
         c.train_gsd_head,
         c.unknown_gsd,
+        CodingRateLoss() if rate else None,
     )
     if c.init is not None and c.init_parts == 'all':
         load_all(model, c.init)

@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from .heads import DINOHead, Network
-from .objective import DINOLoss, gsd_loss
+from .objective import CodingRateLoss, DINOLoss, gsd_loss
 from ..vit import SatViT
 
 # %% ../../nbs/engine/05_teacher.ipynb #losses
@@ -49,6 +49,7 @@ class SatDINO(nn.Module):
     - `student_temp`, `centre_momentum`, `centring`: of `DINOLoss`.
     - `train_gsd_head`: False keeps the GSD head as it was drawn, as in the released code.
     - `unknown_gsd`: 'stop' or 'skip', as in `gsd_loss`.
+    - `loss`: in place of `DINOLoss`, with its face (`CodingRateLoss`); None: `DINOLoss`.
 
     `ValueError` for a negative gamma, or for one above 0 without a GSD token. DINO (arXiv
     2104.14294) and the GSD loss of SatDINO (arXiv 2508.21402, GSD encoding).
@@ -69,6 +70,7 @@ class SatDINO(nn.Module):
         centring: str = 'mean',
         train_gsd_head: bool = True,
         unknown_gsd: str = 'stop',
+        loss: CodingRateLoss | None = None,
     ):
         super().__init__()
         if gamma < 0:
@@ -83,7 +85,9 @@ class SatDINO(nn.Module):
         self.average: ModelEmaV3 = ModelEmaV3(self.student, exclude_buffers=True).requires_grad_(
             False
         )
-        self.loss = DINOLoss(head.out_dim, student_temp, centre_momentum, centring)
+        self.loss: DINOLoss | CodingRateLoss = loss or DINOLoss(
+            head.out_dim, student_temp, centre_momentum, centring
+        )
 
     @property
     def teacher(self) -> Network:
