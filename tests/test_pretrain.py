@@ -285,6 +285,19 @@ def test_a_mixture_trains_and_goes_on(tmp_path, cut):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_knn_accuracy_is_left_out_where_no_image_has_a_class_and_that_is_said(tmp_path, caplog):
+    words = 'no image has a class'
+    with caplog.at_level('INFO'):
+        run = trained(tmp_path / 'with', knn_every=2, held_out=0.2)
+    assert [0 <= r['knn'] <= 1 for r in run.metrics if 'knn' in r] == [True, True]
+    assert words not in caplog.text
+    unlabelled = TRAIN.subset(range(len(TRAIN)))
+    unlabelled.labels = [None] * len(TRAIN)
+    with caplog.at_level('INFO'):
+        run = trained(tmp_path / 'without', unlabelled, knn_every=2, held_out=0.2)
+    assert words in caplog.text and not any(r.get('knn') for r in run.metrics)
+
+
 def test_a_mixture_without_gsd_is_refused_unless_told(tmp_path):
     with pytest.raises(ValueError, match='no GSD.*unknown-gsd skip'):
         trained(tmp_path, None, data=mixture(tmp_path))
