@@ -89,12 +89,9 @@ def test_quizzes_refuse_what_is_no_answer():
         quiz('99')
 
 
-DONE = '00 00.1 01 02 03 04 05 06 07.1 07.2 07.3 07.4 07.5 07.6 07.7 07'.split()
-
-
-@pytest.mark.parametrize('number', DONE)
-def test_a_lesson_has_three_to_six_exercises_of_which_two_are_checked_and_a_quiz(number):
-    [lesson] = [p for p in LESSONS if lesson_number(p) == number]
+@pytest.mark.parametrize('lesson', LESSONS, ids=lesson_number)
+def test_a_lesson_has_three_to_six_exercises_of_which_two_are_checked_and_a_quiz(lesson):
+    number = lesson_number(lesson)
     section = text(lesson, 'markdown').split('## Exercises')[1]
     listed = re.findall(r'^(\d)\. \((.*?)\)', section, re.M)
     assert 3 <= len(listed) <= 6

@@ -519,3 +519,189 @@ EXERCISES |= {
         },
     ),
 }
+
+# %% ../../nbs/engine/00_answers.ipynb #an-081
+EXERCISES |= {
+    '08.1-4': Exercise(
+        640 * 0.6 / (256 / 8),
+        'How much ground does the whole picture cover, and how many patches lie along its side?',
+        {
+            'the pixels of the input are coarser than those of the file': 8 * 0.6,
+            'this is a pixel of the input': 640 * 0.6 / 256,
+            'this is the area of a patch': (640 * 0.6 / 32) ** 2,
+            'the ratio of the sizes is upside down': 8 * 0.6 * 256 / 640,
+        },
+    ),
+    '08.1-5': Exercise(
+        -1 / 2,
+        'Compare the pairs that are together in both with the number that chance would give.',
+        {
+            'this is the mean of groups drawn blindly; here they agree less': 0,
+            'this is the share of pairs that agree, not corrected for chance': 1 / 3,
+            'the index does not reach this even for the opposite of agreement': -1,
+            'the sign is wrong: no pair is together in both': 1 / 2,
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-08
+EXERCISES |= {
+    '08-3': Exercise(
+        0.775,
+        'One correlation of 64 numbers for each place and head; then the mean over the places.',
+        {
+            'this is the second head': 0.528,
+            'this is the third head': 0.687,
+            'this is the last head': 0.505,
+            'this is the first head of the GSD token': 0.555,
+        },
+        0.02,
+    ),
+    '08-4': Exercise(
+        0.005 * 32 * 32,
+        'What would each patch get if attention were uniform?',
+        {
+            'this is for a picture of 64 pixels': 0.005 * 64,
+            'patches lie along both sides': 0.005 * 32,
+            'this is the weight itself': 0.005,
+            'this counts pixels; attention goes to patches': 0.005 * 256 * 256,
+        },
+    ),
+    '08-5': Exercise(
+        -2,
+        'How many input pixels now cover the ground that one covered before, along a side?',
+        {
+            'the sign is wrong: the same ground has more pixels': 2,
+            'GSD is along a side, not of an area': -4,
+            'this is the factor, not its log2': 1 / 4,
+            'this is for the middle half along each side': -1,
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-09
+EXERCISES |= {
+    '09-1': Exercise(
+        0.86,
+        'Correlate with the logarithm of the GSD of the input.',
+        {
+            'this is the CLS token': 0.634,
+            'this is with metres, not their logarithm': 0.749,
+            'this is the second coordinate': 0.13,
+            'this is what a random order gives': 0,
+        },
+        0.02,
+    ),
+    '09-5': Exercise(
+        10 / 269,
+        'Each of the other tiles is as probable as any.',
+        {
+            'this is their number, not their share': 100 / 269,
+            'ten places are free for each of the neighbours': 1 / 269,
+            'the number of neighbours asked for does not say it: how many others are there?': 0.1,
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-10
+EXERCISES |= {
+    '10-1': Exercise(
+        4.5 / 4 * 64 / 0.6,
+        'Which GSD makes the car four pixels long? Then, which footprint has the whole input?',
+        {
+            'this is the GSD of the input': 4.5 / 4,
+            'this is the footprint, in metres': 4.5 / 4 * 64,
+            'the ratio is upside down': 64 * 0.6 / (4.5 / 4),
+            'this is the length of the car in the tile': 4.5 / 0.6,
+        },
+    ),
+    '10-4': Exercise(
+        harmonic_gsd(0.6, 256, 128, 64),
+        'It is the mean of the two magnifications that counts (lesson 00).',
+        {
+            'this is the arithmetic mean of the two GSDs': 0.6 * 3,
+            'this is the geometric mean of the two GSDs': 0.6 * sqrt(8),
+            'this is the GSD down only': 0.6 * 4,
+            'this is the GSD across only': 0.6 * 2,
+            'this is the GSD of the tile': 0.6,
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-11
+EXERCISES |= {
+    '11-2': Exercise(
+        7.17,
+        'A tile is its own nearest neighbour: ask for one more and leave it out.',
+        {
+            'the tile itself was counted as a neighbour': 8.17,
+            'this is the share; the number is asked for': 0.717,
+            'neighbours do change with the input size': 10,
+        },
+        0.03,
+    ),
+    '11-4': Exercise(
+        200_000 * 128 * 4 / 1e6,
+        'How many bytes has a number in fp32?',
+        {
+            'a number takes more than one byte': 25.6,
+            'these are bits of each number, not bytes': 200_000 * 128 * 32 / 1e6,
+            'this is in half precision': 51.2,
+            'these are bytes; megabytes are asked for': 200_000 * 128 * 4,
+        },
+    ),
+    '11-5': Exercise(
+        sqrt(2 * 0.01),
+        'Write the squared distance of two vectors of length 1 by their product.',
+        {
+            'this is the squared distance': 0.02,
+            'the squared distance is twice 1 - cosine': 0.1,
+            'the two distances are not the same': 0.01,
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-12
+EXERCISES |= {
+    '12-4': Exercise(
+        90 * 0.1,
+        'Which share of the intervals does not hold?',
+        {
+            'these are the tiles inside': 81,
+            'this is only one side of the interval': 4.5,
+            'the promise is for a share of the tiles, not for all': 0,
+        },
+    ),
+    '12-5': Exercise(
+        3 * 64 / 128,
+        'Does a pixel of the file cover more ground than one of the input, or less?',
+        {
+            'this is of the input; the file has more pixels': 3,
+            'the ratio is upside down': 3 * 128 / 64,
+            'only one side counts, not the area': 3 / 4,
+        },
+    ),
+}
+
+# %% ../../nbs/engine/00_answers.ipynb #an-13
+EXERCISES |= {
+    '13-1': Exercise(
+        12,
+        'Solve the formula for n with normal quantiles first; few seeds have larger quantiles.',
+        {
+            'with normal quantiles it is one too few: Student has larger ones': 11,
+            'both arms vary, so the variance counts twice': 6,
+            'this resolves it only every other time: the power is missing': 5,
+        },
+    ),
+    '13-3': Exercise(
+        1 - 0.95**5,
+        'How probable is it that none of them is starred?',
+        {
+            'this is the probability for one measure': 0.05,
+            'probabilities that overlap cannot be added': 0.25,
+            'this is the probability that none is': 0.95**5,
+        },
+        0.05,
+    ),
+}
