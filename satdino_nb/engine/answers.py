@@ -498,6 +498,31 @@ EXERCISES |= {
     ),
 }
 
+# %% ../../nbs/engine/00_answers.ipynb #an-078
+EXERCISES |= {
+    '07.8-1': Exercise(
+        9,
+        'Half the tiles make an interval wider by the square root of two.',
+        {
+            'some differences are near the end of their interval': 12,
+            'these are the stars that go': 3,
+            'the interval grows with the square root, not twofold': 4,
+        },
+    ),
+    '07.8-2': Exercise(
+        196**2 * (0.9818 * 0.0182 + 0.9782 * 0.0218) / 0.36**2,
+        'Solve half_width for n; the difference is 0.36 points.',
+        {
+            'both accuracies have a standard error': 196**2 * 0.9818 * 0.0182 / 0.36**2,
+            'this is for one standard error, not 1.96': (
+                100**2 * (0.9818 * 0.0182 + 0.9782 * 0.0218) / 0.36**2
+            ),
+            'the number of tiles grows with the square of the precision': 201 * 2.8 / 0.36,
+        },
+        0.02,
+    ),
+}
+
 # %% ../../nbs/engine/00_answers.ipynb #an-07
 EXERCISES |= {
     '07-5': Exercise(
