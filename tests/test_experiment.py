@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from satdino_nb.experiment import main, read_experiment, read_results
+from satdino_nb.experiment import main, pending, read_experiment, read_results
 
 TOY = """
 question = "Does it run?"
@@ -74,6 +74,7 @@ def test_every_experiment_of_the_course_can_be_read(repo):
         assert len(e.arms) > 1 and len(e.seeds) > 2, path
         rows = read_results(repo / 'bench' / 'results' / 'experiments' / f'{e.name}.csv')
         assert not rows or list(rows[0]) == e.columns, path
+        pending(e, rows)  # refuses rows of other settings: a new one belongs in LATER
 
 
 @pytest.mark.slow
