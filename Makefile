@@ -26,15 +26,18 @@ NOTEBOOKS := $(wildcard nbs/*.ipynb nbs/*/*.ipynb)
 .PHONY: venv lab test lint quick notebooks readme docs slides student reset
 venv: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+# `make lab` needs what the lessons import, everything else what tests and the site need besides
+$(VENV)/.installed: EXTRA = dev
+$(VENV)/.course: EXTRA = course
+$(VENV)/.installed $(VENV)/.course: pyproject.toml
 	$(if $(install-$(INSTALLER)),,$(error INSTALLER is pip or uv, not "$(INSTALLER)"))
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(create-$(INSTALLER))
-	$(install-$(INSTALLER)) -e '.[dev]'
+	$(install-$(INSTALLER)) -e '.[$(EXTRA)]'
 	touch $@
 
 # JupyterLab refuses to run as root unless told so, as in a container; lab/ says that it asks for no news or updates
-lab: venv
+lab: $(or $(wildcard $(VENV)/.installed),$(VENV)/.course)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb --LabApp.app_settings_dir=lab \
 	    $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
@@ -52,11 +55,10 @@ lint: venv
 quick: venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m $(PYTEST) -m "not slow"
 
-# README.md is the index notebook, its links turned from nbs/ to the repository root
+# README.md is the index notebook, its links turned from nbs/ to the repository root, its picture in docs/static
 README ?= README.md
 readme: venv
-	$(BIN)/jupyter nbconvert --log-level ERROR --to markdown --stdout nbs/index.ipynb \
-	    | sed -E 's#\]\(\.\./#](#g; s#\]\(([a-z0-9_/]+\.(ipynb|svg))#](nbs/\1#g' > $(README)
+	$(BIN)/python lab/readme.py $(README)
 
 docs: venv
 	$(BIN)/python -c 'import sphinx, myst_nb, furo, mathjax' 2>/dev/null || $(install-$(INSTALLER)) -e '.[docs]'

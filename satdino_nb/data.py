@@ -22,6 +22,7 @@ from satdino_nb.engine.audits import (
     view_gsds,
 )
 from .engine.datasets import FMOW_CLASSES, DatasetTiles, fmow_box, fmow_tiles
+from .engine.folders import write_whole
 from satdino_nb.engine.images import (
     FMOW,
     NORMALISATIONS,
@@ -66,9 +67,16 @@ _all_ += ['geotiff_tiles', 'ground_squares', 'mask_tiles', 'open_tiles', 'read_i
 _all_ += ['sample_tiles', 'samples_dir', 'split_tiles']
 
 # %% ../nbs/02_data.ipynb #main
-def stats_command(path: Path, /, most: int = 2000, seed: int = 0) -> None:
-    "Print mean and standard deviation of each channel, over at most --most images, as JSON."
-    print(json.dumps(asdict(channel_stats(open_tiles(path), most, seed))))
+def stats_command(path: Path, /, most: int = 2000, seed: int = 0, out: Path | None = None) -> None:
+    """Print mean and standard deviation of each channel as JSON, and write them to --out.
+
+    Over at most --most images, drawn by --seed.
+    """
+    said = json.dumps(asdict(channel_stats(open_tiles(path), most, seed)))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, said + '\n')
+    print(said)
 
 
 def main(args=None) -> None:

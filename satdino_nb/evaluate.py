@@ -6,7 +6,8 @@
 __all__ = ['evaluate', 'evaluate_run', 'Setup', 'PROTOCOLS', 'knn_predict']
 
 # %% ../nbs/07_evaluate.ipynb #imports
-from .engine.evaluation import command, evaluate, evaluate_run
+from .engine.command_line import ask_words
+from .engine.evaluation import evaluate, evaluate_run
 from .engine.messages import log_shown
 from .engine.neighbours import knn_predict
 from satdino_nb.engine.protocols import (
@@ -30,16 +31,16 @@ _all_ = ['evaluate', 'evaluate_run', 'Setup', 'PROTOCOLS', 'knn_predict']
 # %% ../nbs/07_evaluate.ipynb #main
 def main(args=None) -> None:
     "Command line of `python -m satdino_nb.evaluate`."
+    import os
     import sys
-
-    import tyro
 
     try:
         with log_shown(stream=sys.stderr):  # standard output is the report's
-            report = tyro.cli(command, args=args)
+            report = ask_words(args)
     except (ValueError, OSError, ImportError) as e:
         sys.exit(f'error: {e}')
-    print(report_markdown(report))
+    if os.environ.get('RANK', '0') == '0':
+        print(report_markdown(report))
     if report.missing:
         sys.exit(f'error: no number of {"; of ".join(report.missing)}; the report says why')
 

@@ -6,12 +6,12 @@
 __all__ = ['experiment_figure', 'experiment_table', 'read_experiment', 'read_results', 'resolvable', 'run_experiment']
 
 # %% ../nbs/13_experiment.ipynb #ex-imports
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .engine.commands import experiment_words
 from satdino_nb.engine.comparison import (
     arm_gap,
     by_arm,
@@ -93,18 +93,7 @@ def sight(e: Experiment, rows: Sequence[dict], measure: str) -> str:
 
 def main(args: Sequence[str] | None = None) -> None:
     "Command line of `python -m satdino_nb.experiment`; `args`: its words, unless of the process."
-    parser = argparse.ArgumentParser(
-        prog='python -m satdino_nb.experiment',
-        description='Train every arm of an experiment with every seed, and measure each run. '
-        'Runs that are in the table are passed over, so it can be stopped and given again.',
-    )
-    parser.add_argument('file', type=Path, help='TOML file: question, data, samples, arms ...')
-    parser.add_argument('--out', type=Path, help='CSV of rows; default: FILE with .csv')
-    parser.add_argument('--runs', type=Path, default=Path('runs'), help='folder of run folders')
-    parser.add_argument('--data', help='another place of the tiles that the file names')
-    parser.add_argument('--plan', action='store_true', help='say what would be run, and stop')
-    parser.add_argument('--background', action='store_true', help='go on without this shell')
-    given = parser.parse_args(args)
+    given = experiment_words(sys.argv[1:] if args is None else args)
     out = given.out or given.file.with_suffix('.csv')
     try:
         e = read_experiment(given.file)

@@ -16,12 +16,13 @@ import time
 import tomllib
 import urllib.error
 import urllib.request
+from dataclasses import asdict
 from importlib.util import find_spec
 
 import pytest
 from PIL import Image
 
-from satdino_nb.data import samples_dir
+from satdino_nb.data import channel_stats, folder_tiles, samples_dir
 from satdino_nb.engine.commands import COMMANDS
 from satdino_nb.vit import load_satdino
 
@@ -294,21 +295,24 @@ def satdino(*words, **more):
     )
 
 
-PARSED = [name for name, c in COMMANDS.items() if c.options and c.here]
-
-
-@pytest.mark.parametrize('words', [[], *([name] for name in PARSED)], ids=' '.join)
+@pytest.mark.parametrize(
+    'words', [[], *([name] for name, c in COMMANDS.items() if c.here)], ids=' '.join
+)
 def test_help_loads_nothing_heavy(words):
     code = (
         'import sys\nfrom satdino_nb.engine.commands import main\n'
         f'try:\n    main({[*words, "--help"]})\n'
-        'finally:\n    print("loaded", *({"torch", "numpy", "PIL", "tyro"} & set(sys.modules)))'
+        'finally:\n    print("loaded", *({"torch", "timm", "PIL", "sklearn"} & set(sys.modules)))'
     )
     done = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True, timeout=600)
     assert done.returncode == 0 and done.stdout.startswith('usage: satdino'), done.stderr
     assert done.stdout.splitlines()[-1].strip() == 'loaded'
-    if words:
+    if words and COMMANDS[words[0]].options:
         assert COMMANDS[words[0]].help in ' '.join(done.stdout.split())
+    else:
+        assert {'pretrain': '--vit.patch-size', 'evaluate': '--tuning.lr'}.get(
+            ' '.join(words), ''
+        ) in done.stdout
 
 
 def test_the_script_is_the_module(repo):
@@ -323,6 +327,15 @@ def test_audit_and_stats_say_what_their_module_says(tiles):
     assert both[0].returncode == 0 and without_time[0] == without_time[1] and '24' in both[0].stdout
     both = [satdino('stats', '--data', tiles, '--most', 9), command('data', 'stats', tiles)]
     assert set(json.loads(both[0].stdout)) == set(json.loads(both[1].stdout))
+
+
+def test_stats_are_a_file_too(tiles, tmp_path):
+    out = tmp_path / 'new' / 'stats.json'
+    done = satdino('stats', tiles, '--out', out)
+    assert done.returncode == 0, done.stderr
+    stats = {k: tuple(v) for k, v in json.loads(out.read_text()).items()}
+    assert json.loads(done.stdout) == json.loads(out.read_text())
+    assert stats == asdict(channel_stats(folder_tiles(tiles, gsd=2)))
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def test_make_lab_opens_at_the_index(repo, tmp_path):
     command = [
         'make',
         f'--assume-old={venv}/.installed',
+        f'--assume-old={venv}/.course',
         'lab',
         f'VENV={venv}',
         'ARGS=--no-browser --port 0 --ServerApp.ip=127.0.0.1 --IdentityProvider.token=t',

@@ -288,3 +288,76 @@ def test_sharded_parameters_are_the_same_run(tmp_path):
     assert len(found[0]) == 12 and found[1] == pytest.approx(found[0], rel=1e-4)
     one, two = (load_file(tmp_path / f'{name}.safetensors') for name in ('one', 'two'))
     assert one.keys() == two.keys() and all(torch.allclose(one[k], two[k], atol=1e-4) for k in one)
+
+
+TUNED = """
+import os, sys, torch
+from satdino_nb.data import sample_tiles
+from satdino_nb.finetune import FineTuneConfig, fine_tune
+from satdino_nb.vit import load_satdino
+
+if __name__ == "__main__":
+    mixup, batch = float(sys.argv[2]), int(sys.argv[3])
+    c = FineTuneConfig(epochs=2, batch_size=batch, drop_path=0.0, mixup=mixup, precision="fp32")
+    tiles = sample_tiles("train").subset(range(0, 240, 6))
+    net, losses = fine_tune(load_satdino("satdino-nano", verbose=False), tiles, c, "cpu")
+    print("LOSSES", *losses)
+    torch.save([net.state_dict(), losses], f"{sys.argv[1]}.{os.environ.get('RANK', 0)}")
+"""
+
+
+@pytest.mark.parametrize('mixup,batch', [(0.0, 16), (0.4, 9)])
+def test_fine_tuning_by_two_processes_is_that_of_one(tmp_path, mixup, batch):
+    """Losses and weights, with batches that divide and one that does not, and with mixup.
+
+    Both processes end with the same classifier, to the bit.
+    """
+    (tmp_path / 'tuned.py').write_text(TUNED)
+    for name, launcher in (('one', [sys.executable]), ('two', TORCHRUN)):
+        done = subprocess.run(
+            [*launcher, str(tmp_path / 'tuned.py'), str(tmp_path / name), str(mixup), str(batch)],
+            text=True,
+            capture_output=True,
+            env=ENV,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, two, other = (torch.load(tmp_path / n) for n in ('one.0', 'two.0', 'two.1'))
+    assert two[1] == pytest.approx(one[1], rel=1e-4) and two[1] == other[1]
+    for k, v in one[0].items():
+        assert torch.equal(two[0][k], other[0][k]) and torch.allclose(v, two[0][k], atol=2e-4), k
+
+
+def test_more_processes_than_tiles_in_a_batch_are_refused(tmp_path):
+    (tmp_path / 'tuned.py').write_text(TUNED)
+    done = subprocess.run(
+        [*TORCHRUN, str(tmp_path / 'tuned.py'), str(tmp_path / 'x'), '0', '1'],
+        text=True,
+        capture_output=True,
+        env=ENV,
+        timeout=300,
+    )
+    assert done.returncode != 0 and 'a batch of 1 tiles for 2 processes' in done.stderr
+
+
+def test_a_fine_tuned_report_by_two_processes(tmp_path):
+    "One process writes and prints the report; its numbers are those of one process alone."
+    words = '--models satdino-nano --gsd 2 --protocols finetune --no-baselines --workers 0'.split()
+    words += '--device cpu --tuning.epochs 1 --tuning.drop-path 0 --tuning.batch-size 64'.split()
+    words += ['--tuning.precision', 'fp32', '--data', str(samples_dir() / 'scenes')]
+    for name, launcher in (('one', [sys.executable]), ('two', TORCHRUN)):
+        done = subprocess.run(
+            [*launcher, '-m', 'satdino_nb.evaluate', *words, '--out', str(tmp_path / name)],
+            text=True,
+            capture_output=True,
+            env=ENV,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.stdout.count('| satdino-nano |') >= 1
+        said = [line for line in done.stdout.splitlines() if line.startswith('# ')]
+        assert len(said) == len(set(said)), 'said once'
+    one, two = (
+        json.loads((tmp_path / n / 'results.json').read_text())['results'] for n in ('one', 'two')
+    )
+    assert [r['value'] for r in two] == pytest.approx([r['value'] for r in one], abs=0.02) and one

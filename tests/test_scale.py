@@ -1,11 +1,13 @@
 """Reading the GSD of pictures, and advice on the GSD to show: by function and by command."""
 
 import csv
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -18,9 +20,9 @@ from satdino_nb.engine.scale_reader import (
     save_reader,
 )
 from satdino_nb.engine.tiles import samples_dir
-from satdino_nb.scale import advise_command, find_reader, gsd_command, read_gsd
+from satdino_nb.scale import advise_command, find_reader, fitted, gsd_command, read_gsd
 from satdino_nb.scenes import scene
-from satdino_nb.vit import load_satdino, save_satdino
+from satdino_nb.vit import SatViT, ViTConfig, as_backbone, load_satdino, save_satdino
 
 
 @pytest.fixture(scope='module')
@@ -123,3 +125,59 @@ def test_advise_command_says_shows_and_lists(tmp_path):
     text = (out / 'advice.md').read_text()
     assert '## satdino-nano' in text and '64 px' in text and '(chosen)' in text
     assert (out / 'advice.png').read_bytes()[:4] == b'\x89PNG'
+
+
+@pytest.mark.parametrize('model', ['no token', 'timm'])
+def test_a_model_without_a_gsd_token_says_so_or_is_fitted(tmp_path, model):
+    "Without a reader it is refused with what to do; --fit reads from what the model has."
+    if model == 'timm':
+        spec = as_backbone(timm.create_model('resnet18', num_classes=0))
+    else:
+        spec = SatViT(ViTConfig(64, 8, 32, 1, 2, gsd_token=False)).eval()
+    with pytest.raises(ValueError, match='--fit'):
+        read_gsd(sample_tiles('test'), spec)
+    reader = fitted(spec, sample_tiles(), 0.8, dict(device='cpu'))
+    assert reader.token != 'gsd_token'
+    report = read_gsd(sample_tiles('test').subset(range(8)), spec, reader)
+    assert np.isfinite(report.answers.gsd).all()
+
+
+@pytest.mark.parametrize(
+    'words,says',
+    [
+        (['advise', 'ONE'], '1 tile(s): advice needs'),
+        (['advise', 'MANIFEST', '--sizes', '64'], 'leaves nothing to choose'),
+        (['advise', 'MANIFEST', '--models', 'absent'], 'absent'),
+        (['gsd', 'absent'], 'absent'),
+        (['gsd', 'MANIFEST', '--fit', 'SEA'], 'GSD'),
+        (['gsd', 'MANIFEST', '--model', 'absent'], 'absent'),
+    ],
+    ids=lambda v: ' '.join(v) if isinstance(v, list) else None,
+)
+def test_bad_input_of_scale_is_a_line(tmp_path, words, says):
+    one = tmp_path / 'ONE'
+    one.mkdir()
+    first = sorted((samples_dir() / 'scenes' / 'sea').iterdir())[0]
+    (one / first.name).write_bytes(first.read_bytes())
+    named = dict(MANIFEST=samples_dir() / 'manifest.csv', SEA=samples_dir() / 'scenes' / 'sea')
+    done = subprocess.run(
+        [sys.executable, '-m', 'satdino_nb', *(str(named.get(w, w)) for w in words)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=tmp_path,
+    )
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and 'Traceback' not in done.stderr, done.stderr
+    assert last.startswith('error: ') and says in last, last
+
+
+def test_advice_without_any_gsd(tmp_path):
+    "Sizes are compared all the same; nothing is said in metres."
+    scenes, tiles = samples_dir() / 'scenes', tmp_path / 'tiles'
+    for name in ('sea', 'forest'):
+        shutil.copytree(scenes / name, tiles / name)
+    out = tmp_path / 'advice'
+    advise_command(tiles, models=['satdino-nano'], sizes=[64, 32], k=3, out=out, workers=0)
+    text = (out / 'advice.md').read_text()
+    assert '64 px' in text and 'm/px' not in text.split('##')[1].splitlines()[2]

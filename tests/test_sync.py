@@ -76,6 +76,7 @@ def test_notebook_is_small_whole_and_has_run(notebook):
 @pytest.mark.slow
 def test_readme_is_the_index(repo, copy):
     shutil.copy(repo / 'Makefile', copy / 'Makefile')
+    shutil.copytree(repo / 'lab', copy / 'lab')
     (copy / '.venv').symlink_to(BIN.parent)
     run(
         'make',

@@ -6,9 +6,13 @@
 __all__ = ['scale_segments', 'sample_boxes', 'view_gsd']
 
 # %% ../../nbs/engine/03_crops.ipynb #imports
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:  # settings of views are explained on a command line before torch is there
+    import torch
 
 # %% ../../nbs/engine/03_crops.ipynb #scale-segments
 def scale_segments(
@@ -83,7 +87,7 @@ def sample_boxes(
     return np.stack([top, left, h, w], 1)
 
 # %% ../../nbs/engine/03_crops.ipynb #view-gsd
-def view_gsd(gsd: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
+def view_gsd(gsd: 'torch.Tensor', boxes: 'torch.Tensor', size: int) -> 'torch.Tensor':
     """GSD of views in metres per pixel, `(...)`: the rule of `satdino_nb.gsd.crop_gsd`.
 
     - `gsd`: of the sources, metres per pixel, `(...)` or what broadcasts to it; NaN stays NaN.

@@ -25,10 +25,15 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import numpy as np
 
-from ..dino import cosine_schedule, gamma_schedule, linear_warmup
-from .training import warmup_cosine, write_whole
-from .weights import ViTConfig, vit_preset
-from ..views import ViewConfig, view_preset
+from .folders import write_whole
+from satdino_nb.engine.schedules import (
+    cosine_schedule,
+    gamma_schedule,
+    linear_warmup,
+    warmup_cosine,
+)
+from .shape import ViTConfig, vit_preset
+from .view_recipe import ViewConfig, view_preset
 
 # %% ../../nbs/engine/06_recipe.ipynb #folder-config
 @dataclass(frozen=True)
@@ -760,7 +765,8 @@ def command_line(args: Sequence[str] | None = None) -> tuple[PretrainConfig, int
         """
         return config, dry_run
 
-    config, steps = tyro.cli(command, args=args, prog='python -m satdino_nb.pretrain')
+    called = sys.argv[0] if sys.argv[0] == 'satdino pretrain' else 'python -m satdino_nb.pretrain'
+    config, steps = tyro.cli(command, args=args, prog=called)
     try:
         refuse_unread(config, args)
         if steps < 0:

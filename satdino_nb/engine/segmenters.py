@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['Head', 'HEADS', 'Masked', 'masked_tiles', 'masked_scenes', 'in_memory', 'Segmenter', 'patch_facts', 'LinearSegmenter',
-           'PyramidSegmenter', 'make_segmenter', 'SegmentConfig', 'class_counts', 'train_segmenter']
+           'PyramidSegmenter', 'make_segmenter', 'class_counts', 'train_segmenter']
 
 # %% ../../nbs/engine/07_4_segmenters.ipynb #sm-imports
 import colorsys
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -24,6 +23,7 @@ from tqdm.auto import tqdm
 from .backbone import Backbone
 from .drawing import MASK_CLASSES, MASK_COLOURS
 from .images import read_mask
+from .label_settings import SegmentConfig
 from .scene_data import SceneDataset
 from .tiles import Tiles
 from .training import pick_device, warmup_cosine
@@ -445,50 +445,6 @@ def make_segmenter(backbone, classes: int, head: Head = 'linear', seed: int = 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make(copy.deepcopy(backbone), classes)
-
-# %% ../../nbs/engine/07_4_segmenters.ipynb #segment-config
-@dataclass(frozen=True)
-class SegmentConfig:
-    """How a segmenter is trained and asked.
-
-    - `crop`: side of crops and of windows, in pixels; None: the backbone's input size.
-    - `steps`, `batch_size`: at least 1 each.
-    - `lr`: peak learning rate of the head (AdamW; warm-up, then a cosine to 0); None: the
-      segmenter's own.
-    - `backbone_lr`: learning rate of the backbone as a share of `lr`, where it is trained.
-    - `weight_decay`: of all that is trained.
-    - `warmup`: share of the steps in which the learning rate rises, 0 to 1.
-    - `overlap`: of neighbouring windows as a share of their side, at least 0 and below 1.
-    - `seed`: of head and crops.
-    - `workers`: loading processes; 0: none besides this one.
-    - `device`: 'auto', 'cpu', 'cuda', ...
-
-    `ValueError` for impossible settings.
-
-        SegmentConfig(steps=200, overlap=0.25)
-    """
-
-    crop: int | None = None
-    steps: int = 300
-    batch_size: int = 16
-    lr: float | None = None
-    backbone_lr: float = 0.1
-    weight_decay: float = 0.05
-    warmup: float = 0.1
-    overlap: float = 0.5
-    seed: int = 0
-    workers: int = 0
-    device: str = 'auto'
-
-    def __post_init__(self):
-        if min(self.steps, self.batch_size, 1 if self.crop is None else self.crop) < 1:
-            raise ValueError('steps, batch_size and crop must be at least 1')
-        if not 0 <= self.overlap < 1:
-            raise ValueError(
-                f'overlap is a share of a window, at least 0 and below 1, got {self.overlap}'
-            )
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f'warmup is a share of the steps, 0 to 1, got {self.warmup}')
 
 # %% ../../nbs/engine/07_4_segmenters.ipynb #random-crop
 def random_crop(
