@@ -234,7 +234,7 @@ class StripPane:
         with self.lock, errors_to(self.note):
             now = self.state.now
             buffer = io.BytesIO()
-            self.figure = gsd_strip(now.source_gsd, local_draws(now), now.gsd, self.figure)
+            self.figure = gsd_strip(now.gsd_of, local_draws(now), now.gsd, self.figure)
             self.figure.savefig(buffer, format='png')
             put_picture(self.strip, buffer.getvalue(), (440, 190))
             self.note.value = ''

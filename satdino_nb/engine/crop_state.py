@@ -15,12 +15,13 @@ from typing import TypeAlias
 
 import torch
 
+from .places import Place, RasterPlace
 from .tiles import Tile
 from ..gsd import Crop, check_gsd, crop_gsd
 from ..views import MultiCrop, ViewConfig
 
 # %% ../../nbs/engine/10_crop_state.ipynb #check-tile
-def known_gsd(tile: Tile, name: str) -> float:
+def known_gsd(tile: Place, name: str) -> float:
     """The tile's GSD in metres per pixel.
 
     - `tile`: whose GSD it is.
@@ -38,19 +39,21 @@ def known_gsd(tile: Tile, name: str) -> float:
     return check_gsd(tile.gsd, f'GSD of {name}')
 
 
-def check_tile(tile: Tile, name: str) -> Tile:
+def check_tile(tile: Place, name: str) -> Place:
     """The tile, if it can be explored.
 
-    - `tile`: uint8 `(3, H, W)` with a GSD in metres per pixel.
+    - `tile`: uint8 `(3, H, W)` with a GSD in metres per pixel; or a `RasterPlace`.
     - `name`: what the message calls it.
 
-    `TypeError` for what is not a `Tile`, `ValueError` for other pixels or no positive GSD.
+    `TypeError` for what is neither, `ValueError` for other pixels or no positive GSD.
 
         check_tile(Tile(torch.zeros(3, 64, 64, dtype=torch.uint8), gsd=10.0), 'field')
     """
-    if not isinstance(tile, Tile):
+    if not isinstance(tile, Place):
         raise TypeError(f'{name}: expected a satdino_nb.data.Tile, got {type(tile).__name__}')
     known_gsd(tile, name)
+    if isinstance(tile, RasterPlace):
+        return tile
     image = tile.image
     if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3:
         raise ValueError(
@@ -59,7 +62,7 @@ def check_tile(tile: Tile, name: str) -> Tile:
     return tile
 
 
-def tile_name(tile: Tile) -> str:
+def tile_name(tile: Place) -> str:
     """A tile's file without folder and suffix, or 'tile'.
 
     - `tile`: read for its `path` only.
@@ -69,11 +72,11 @@ def tile_name(tile: Tile) -> str:
     return Path(tile.path).stem or 'tile'
 
 # %% ../../nbs/engine/10_crop_state.ipynb #tile-scenes
-def named_tiles(tiles: Tile | Mapping[str, Tile] | Iterable[Tile]) -> dict[str, Tile]:
+def named_tiles(tiles: Place | Mapping[str, Place] | Iterable[Place]) -> dict[str, Place]:
     """Tiles by unique names, each one checked.
 
-    - `tiles`: of known GSD: one tile; several, as a list or a `Tiles`, which are all read; or
-      a dict by name. A name that is taken gets the tile's number.
+    - `tiles`: of known GSD, each a `Tile` or a `RasterPlace`: one; several, as a list or a
+      `Tiles`, which are all read; or a dict by name. A name that is taken gets the tile's number.
 
     `ValueError` for none at all, for a tile without GSD or of other pixels; `TypeError` for what is
     not made of tiles.
@@ -86,19 +89,20 @@ def named_tiles(tiles: Tile | Mapping[str, Tile] | Iterable[Tile]) -> dict[str, 
     else:
         named = {}
         for i, tile in enumerate(as_tiles(tiles)):
-            name = tile_name(tile) if isinstance(tile, Tile) else f'item {i}'
+            name = tile_name(tile) if isinstance(tile, Place) else f'item {i}'
             named[f'{name} ({i})' if name in named else name] = tile
     if not named:
         raise ValueError('no tile to explore: give at least one, such as sample_tiles("place")')
     return {name: check_tile(tile, name) for name, tile in named.items()}
 
 
-def as_tiles(tiles: Tile | Iterable[Tile]) -> list[Tile]:
+def as_tiles(tiles: Place | Iterable[Place]) -> list[Place]:
     """A list of tiles from one tile or several; `TypeError` for a path and other things.
 
-    - `tiles`: a `Tile`, or anything with a length and numbered items, or an iterator.
+    - `tiles`: a `Tile` or `RasterPlace`, or anything with a length and numbered items, or an
+      iterator.
     """
-    if isinstance(tiles, Tile):
+    if isinstance(tiles, Place):
         return [tiles]
     if isinstance(tiles, (str, Path)):
         raise TypeError(f'{tiles} is a path: read it first, open_tiles({str(tiles)!r}, gsd=...)')
@@ -240,7 +244,7 @@ SAMPLING = ('none', 'uniform', 'random')
 class CropState:
     """A tile, a box in it, the output size, and how views are sampled: all that a picture needs.
 
-    - `tile`: uint8 `(3, H, W)` with a GSD in metres per pixel.
+    - `tile`: uint8 `(3, H, W)` with a GSD in metres per pixel; or a `RasterPlace`.
     - `box`: `(top, left, height, width)` in the tile's pixels, clamped to it; None: in its middle.
     - `out`: output size in pixels, 1 or more.
     - `config`: the recipe of multi-crop views.
@@ -255,7 +259,7 @@ class CropState:
         replace(state, out=96).footprint        # the same ground, in metres
     """
 
-    tile: Tile = field(compare=False, repr=False)
+    tile: Place = field(compare=False, repr=False)
     box: Box | None = None
     out: int = 224
     config: ViewConfig = field(default=ViewConfig(), repr=False)
@@ -264,7 +268,7 @@ class CropState:
     name: str = ''
 
     def __post_init__(self) -> None:
-        name = self.name or (tile_name(self.tile) if isinstance(self.tile, Tile) else 'tile')
+        name = self.name or (tile_name(self.tile) if isinstance(self.tile, Place) else 'tile')
         check_tile(self.tile, name)
         if self.out < 1:
             raise ValueError(f'output size must be 1 pixel or more, got {self.out}')
@@ -279,19 +283,25 @@ class CropState:
     @property
     def hw(self) -> tuple[int, int]:
         "Height and width of the tile, in pixels."
-        height, width = self.tile.image.shape[-2:]
-        return height, width
+        return self.tile.hw
 
     @property
     def source_gsd(self) -> float:
-        "GSD of the tile, metres per pixel."
-        return known_gsd(self.tile, self.name)
+        "GSD of the tile where the crop lies, metres per pixel."
+        gsd = self.tile.gsd_at(self.crop_box)
+        assert gsd is not None  # since __post_init__
+        return gsd
+
+    @property
+    def crop_box(self) -> Box:
+        "The box, which is there after `__post_init__`."
+        assert self.box is not None
+        return self.box
 
     @property
     def crop(self) -> Crop:
         "The box with the output size."
-        assert self.box is not None  # since __post_init__
-        return Crop(*self.box, out_hw=(self.out, self.out))
+        return Crop(*self.crop_box, out_hw=(self.out, self.out))
 
     @property
     def gsd(self) -> float:
@@ -302,6 +312,11 @@ class CropState:
     def footprint(self) -> tuple[float, float]:
         "Ground `(height, width)` of the crop, in metres."
         return self.crop.footprint(self.source_gsd)
+
+    def gsd_of(self, crop: Crop) -> float:
+        "Effective GSD of another crop of the tile, where that one lies, metres per pixel."
+        box = (int(crop.top), int(crop.left), int(crop.height), int(crop.width))
+        return replace(self, box=box, out=crop.out_hw[0]).gsd
 
     def draw(self, sampling: str) -> tuple[Crop, ...]:
         "The crops of this seed, sampled 'uniform' or 'random'."
@@ -323,7 +338,7 @@ def view_options(state: CropState) -> list[tuple[str, int]]:
     n = state.config.n_global
     names = [f'global {i + 1}' if i < n else f'local {i - n + 1}' for i in range(len(state.views))]
     return [('-', -1)] + [
-        (f'{name}: {v.gsd(state.source_gsd):.3g} m/px', i)
+        (f'{name}: {state.gsd_of(v):.3g} m/px', i)
         for i, (name, v) in enumerate(zip(names, state.views))
     ]
 

@@ -14,11 +14,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 # %% ../../nbs/engine/10_explore.ipynb #notebook
-CELL = """from satdino_nb.data import open_tiles
-from satdino_nb.explorer import Explorer
+CELL = """from satdino_nb.explorer import Explorer
 from satdino_nb.vit import load_satdino
 
-Explorer(open_tiles({tiles!r}, {gsd!r}), model=load_satdino({model!r}, verbose=False))"""
+Explorer({tiles!r}, gsd={gsd!r}, model=load_satdino({model!r}, verbose=False))"""
 
 
 def explore_notebook(folder: str | Path, tiles: str | Path, model: str, gsd: float | None) -> Path:

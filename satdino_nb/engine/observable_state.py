@@ -19,7 +19,7 @@ from satdino_nb.engine.crop_state import (
     resize_box,
     squared_box,
 )
-from .tiles import Tile
+from .places import Place
 from ..gsd import Crop
 from ..views import ViewConfig
 
@@ -53,7 +53,7 @@ class ObservableState(traitlets.HasTraits):
 
     def __init__(
         self,
-        tiles: Tile | Mapping[str, Tile] | Iterable[Tile],
+        tiles: Place | Mapping[str, Place] | Iterable[Place],
         name: str = '',
         box: tuple | None = None,
         out: int = 224,

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .crop_pictures import as_picture, fit_picture, network_input, with_bar
 from .crop_state import CropState
 from .land import LAND_USES, make_world, render, scene, somewhere
+from .places import Place
 from .tiles import Tile
 from ..gsd import Crop
 
@@ -122,7 +123,7 @@ def likeness(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(np.corrcoef(a.flatten().numpy(), b.flatten().numpy())[0, 1])
 
 
-def recipe_of(tile: Tile) -> Drawn | tuple[str, int]:
+def recipe_of(tile: Place) -> Drawn | tuple[str, int]:
     """How a tile says that it was drawn, or land use and seed as a table says it; not yet tried.
 
     - `tile`: a `SceneTile`, or a picture that a `manifest.csv` lists with class and seed.
@@ -143,7 +144,7 @@ def recipe_of(tile: Tile) -> Drawn | tuple[str, int]:
     return found
 
 
-def drawn_of(tile: Tile) -> Drawn:
+def drawn_of(tile: Place) -> Drawn:
     """How a tile was drawn.
 
     - `tile`: as for `recipe_of`.
@@ -156,8 +157,8 @@ def drawn_of(tile: Tile) -> Drawn:
     if isinstance(found, Drawn):
         return found
     assert tile.gsd is not None  # since `recipe_of`
-    height, width = tile.image.shape[-2:]
-    drawn = Drawn(*found, tile.gsd, (height, width))
+    height, width = tile.hw
+    drawn = Drawn(*found, tile.gsd, tile.hw)
     side = min(height, width)
     box = Crop((height - side) // 2, (width - side) // 2, side, side, (64, 64))
     if not likeness(network_input(tile, box), drawn.at(box) / 255) > ALIKE:

@@ -40,6 +40,7 @@ from satdino_nb.engine.crop_pictures import (
 from .crop_state import LEAST, CropState, centred_box, check_tile, state_code
 from .markup import visible
 from .patches import patch_similarity
+from .places import Place, RasterPlace, gsd_table
 from .rendered import Drawn, drawn_of, recipe_of
 from .scale_reader import ScaleReader, read_scale
 from .tiles import Tile
@@ -167,8 +168,8 @@ VISITED = 32  # tiles of the collection that stay among the places
 class TileAnswers:
     """Answers the questions of an `ExplorerView` about tiles in memory.
 
-    - `tiles`: uint8 `(3, H, W)` with GSDs, by name, as `named_tiles` gives them; tiles of the
-      collection join this dict when somebody goes there.
+    - `tiles`: by name, as `named_tiles` gives them, with GSDs: uint8 `(3, H, W)`, or rasters;
+      tiles of the collection join this dict when somebody goes there.
     - `model`: SatDINO, a timm model or another that `as_backbone` takes; None: none.
     - `config`: the recipe by which views are sampled.
     - `folder`: that pictures are saved to.
@@ -184,7 +185,7 @@ class TileAnswers:
 
     def __init__(
         self,
-        tiles: Mapping[str, Tile],
+        tiles: Mapping[str, Place],
         model: Any = None,
         config: ViewConfig = ViewConfig(),
         folder: str | Path = '.',
@@ -224,7 +225,9 @@ class TileAnswers:
     def describe_place(self, name: str) -> dict:
         "A place, and whether (or why not) it can be rendered."
         tile = self.tiles[name]
-        told = dict(name=name, hw=list(tile.image.shape[-2:]), gsd=tile.gsd, scene=True, why='')
+        told = dict(name=name, hw=list(tile.hw), gsd=tile.gsd, scene=True, why='')
+        if table := gsd_table(tile):
+            told['gsds'] = table
         try:
             recipe_of(tile)
         except ValueError as e:
@@ -279,7 +282,7 @@ class TileAnswers:
     def overview_jpeg(self, place: str, most: int) -> bytes:
         "The whole tile, of at most so many pixels a side and never enlarged."
         tile = self.tiles[place]
-        return jpeg(shrink(tile, min(most, max(tile.image.shape[-2:]))), 88)
+        return jpeg(shrink(tile, min(most, max(tile.overview.shape[-2:]))), 88)
 
     def answer(self, request: dict) -> tuple[dict, list[bytes]]:
         """Reply and buffers to a question.
@@ -294,7 +297,7 @@ class TileAnswers:
 
     def answer_overview(self, place: str, most: int) -> tuple[dict, list[bytes]]:
         "The whole place as JPEG."
-        return dict(hw=list(self.tiles[place].image.shape[-2:])), [self.picture(place, most)]
+        return dict(hw=list(self.tiles[place].hw)), [self.picture(place, most)]
 
     def answer_input(self, **crop: Any) -> tuple[dict, list[bytes]]:
         "Exactly what a network is given, as PNG."
@@ -318,7 +321,7 @@ class TileAnswers:
         "The views of one seed, sampled both ways."
         state = replace(self.state(place, None, 16), seed=seed)
         told = {
-            how: [self.view(c, i, state.source_gsd) for i, c in enumerate(state.draw(how))]
+            how: [self.view(c, i, state.gsd_of(c)) for i, c in enumerate(state.draw(how))]
             for how in ('uniform', 'random')
         }
         return told, []
@@ -327,7 +330,7 @@ class TileAnswers:
         "One view as the browser draws it."
         box = [crop.top, crop.left, crop.height, crop.width]
         kind = 'global' if i < self.config.n_global else 'local'
-        return dict(box=[int(n) for n in box], out=crop.out_hw[0], gsd=crop.gsd(gsd), kind=kind)
+        return dict(box=[int(n) for n in box], out=crop.out_hw[0], gsd=gsd, kind=kind)
 
     def answer_model(
         self, token: str, layer: int, head: int, mass: float, patch: list, **crop: Any
@@ -407,7 +410,7 @@ class TileAnswers:
             if place.box == box:
                 return name, None
             if place.box is None:
-                return name, box
+                return name, place.flipped(box) if isinstance(place, RasterPlace) else box
         return None
 
     def open_place(self, tile: Tile, name: str) -> str:

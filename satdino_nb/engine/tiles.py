@@ -87,6 +87,26 @@ class Tile:
         if self.box is not None:
             check_box(self.box, self.path or 'tile')
 
+    @property
+    def hw(self) -> tuple[int, int]:
+        "Height and width, in pixels."
+        height, width = self.image.shape[-2:]
+        return height, width
+
+    @property
+    def overview(self) -> torch.Tensor:
+        "The whole picture, which is small enough to be in memory."
+        return self.image
+
+    def window(self, box: Sequence[int]) -> torch.Tensor:
+        "The part `(top, left, height, width)` of the picture, in its pixels."
+        top, left, height, width = box
+        return self.image[..., top : top + height, left : left + width]
+
+    def gsd_at(self, box: Sequence[int]) -> float | None:
+        "Metres per pixel of a part: of all parts alike."
+        return self.gsd
+
 # %% ../../nbs/engine/02_tiles.ipynb #check-weights
 COLUMNS = dict(
     path='paths',

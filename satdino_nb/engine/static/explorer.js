@@ -72,6 +72,23 @@ export function effectiveGsd(box, gsd, out) {
   return (gsd * 2) / (out / box[2] + out / box[3]);
 }
 
+/** GSD of the source about the middle of a box: between the places of a table, where there is one. */
+export function sourceGsd(place, box) {
+  const table = place.gsds;
+  if (!table) return place.gsd;
+  const at = (k, n) => limit(((box[k] + box[k + 2] / 2) / place.hw[k]) * n - 0.5, 0, n - 1);
+  const [y, x] = [at(0, table.length), at(1, table[0].length)];
+  const [i, j] = [Math.floor(y), Math.floor(x)];
+  const row = (k) => {
+    const values = table[Math.min(k, table.length - 1)];
+    return values[j] + (x - j) * (values[Math.min(j + 1, values.length - 1)] - values[j]);
+  };
+  return row(i) + (y - i) * (row(i + 1) - row(i));
+}
+
+/** Effective GSD of a box of a place that becomes `out` pixels. */
+export const gsdOf = (box, place, out) => effectiveGsd(box, sourceGsd(place, box), out);
+
 /** The largest 1, 2 or 5 times a power of ten that is not above `longest`. */
 export function niceLength(longest) {
   const power = 10 ** Math.floor(Math.log10(longest) + 1e-12);
@@ -122,13 +139,14 @@ export function cividis(share) {
 
 /** The words below the pictures, as the kernel writes them. */
 export function captionOf(box, place, out) {
-  const y = (place.gsd * box[2]) / out;
-  const x = (place.gsd * box[3]) / out;
+  const gsd = sourceGsd(place, box);
+  const y = (gsd * box[2]) / out;
+  const x = (gsd * box[3]) / out;
   const both = Math.abs(y / x - 1) < 0.01 ? '' : ` (down ${digits(y)}, across ${digits(x)})`;
   const facts = [
     `${box[2]} x ${box[3]} px -> ${out} x ${out} px`,
-    `effective GSD ${digits(effectiveGsd(box, place.gsd, out))} m/px${both}`,
-    `footprint ${metresText(box[2] * place.gsd)} x ${metresText(box[3] * place.gsd)}`,
+    `effective GSD ${digits(effectiveGsd(box, gsd, out))} m/px${both}`,
+    `footprint ${metresText(box[2] * gsd)} x ${metresText(box[3] * gsd)}`,
   ];
   if (isUpsampled(box, out)) facts.push('upsampled: no new detail');
   return facts.join(' · ');
@@ -709,7 +727,7 @@ class Input {
     const { state, place } = app;
     const exact = app.live ? 'exact' : 'drawn in this page';
     this.note.textContent = `${state.out} x ${state.out} px, ${exact}, shown ${this.times} times`;
-    const gsd = (place.gsd * state.box[3]) / this.side;
+    const gsd = (sourceGsd(place, state.box) * state.box[3]) / this.side;
     this.top.replaceChildren(scaleBar(gsd, this.side, this.side), ...this.patchMarks());
     this.otherTop.replaceChildren(scaleBar(gsd, this.side, this.side), this.otherName());
     const words = `network input: ${captionOf(state.box, place, state.out)}`;
@@ -902,7 +920,7 @@ class ModelPane {
     const values = buffers.length ? Uint8Array.from(buffers[0]) : null;
     app.model = { of: args.box, ...reply, token: args.token, values, out: args.out };
     if (reply.estimate) {
-      const truth = reply.truth ?? effectiveGsd(args.box, app.place.gsd, args.out);
+      const truth = reply.truth ?? gsdOf(args.box, app.place, args.out);
       this.trail = [...this.trail, { ...reply.estimate, truth }].slice(-40);
     }
     app.root.dataset.estimate = reply.estimate ? digits(reply.estimate.gsd) : 'none';
@@ -953,7 +971,7 @@ class ModelPane {
       return [words, ...wait, note(model.why || '')];
     }
     const { gsd, low, high, level } = model.estimate;
-    const truth = model.truth ?? effectiveGsd(model.of, app.place.gsd, model.out);
+    const truth = model.truth ?? gsdOf(model.of, app.place, model.out);
     const off = gsd > truth ? gsd / truth : truth / gsd;
     const value = element('strong', {}, `${digits(gsd)} m/px`);
     const sure = low === null || low === undefined ? '' :
@@ -1040,7 +1058,7 @@ class Axis {
   grab() {
     const { app } = this;
     const start = app.state.box;
-    const gsd = effectiveGsd(start, app.place.gsd, app.state.out);
+    const gsd = gsdOf(start, app.place, app.state.out);
     const from = this.x(gsd);
     this.mark.focus();
     app.dragging = true;
@@ -1143,7 +1161,7 @@ class Axis {
   paint() {
     if (!this.width) return;
     const { app } = this;
-    const gsd = effectiveGsd(app.state.box, app.place.gsd, app.state.out);
+    const gsd = gsdOf(app.state.box, app.place, app.state.out);
     const [low, high] = app.domain();
     const x = limit(this.x(gsd), this.left, this.width - this.right);
     const text = `${digits(gsd)} m/px`;
@@ -1708,11 +1726,12 @@ class App {
 
   /** Lowest and highest GSD of the scale axis: all that the frame, or a view, can have. */
   domain() {
-    const { gsd, hw } = this.place;
+    const { gsd, gsds, hw } = this.place;
     const { out } = this.state;
+    const [finest, coarsest] = [Math.min, Math.max].map((f) => f(gsd, ...(gsds || []).flat()));
     const views = [...(this.views?.uniform || []), ...(this.views?.random || [])].map((v) => v.gsd);
-    const low = Math.min((gsd * LEAST * 2) / out, gsd, ...views);
-    const high = Math.max((gsd * Math.min(...hw)) / out, gsd, ...views);
+    const low = Math.min((finest * LEAST * 2) / out, gsd, ...views);
+    const high = Math.max((coarsest * Math.min(...hw)) / out, gsd, ...views);
     return [low / 1.06, high * 1.06];
   }
 
@@ -1956,7 +1975,7 @@ class App {
     const { state, place } = this;
     this.root.dataset.place = state.place;
     this.root.dataset.box = state.box.join(' ');
-    this.root.dataset.gsd = digits(effectiveGsd(state.box, place.gsd, state.out));
+    this.root.dataset.gsd = digits(gsdOf(state.box, place, state.out));
     this.root.dataset.seed = state.seed;
     this.menu.value = state.place;
     this.out.set(state.out);
@@ -1975,10 +1994,11 @@ class App {
   paintFacts() {
     const { state, place } = this;
     const { box, out } = state;
-    const gsd = effectiveGsd(box, place.gsd, out);
+    const source = sourceGsd(place, box);
+    const gsd = effectiveGsd(box, source, out);
     const facts = [
       ['effective GSD', `${digits(gsd)} m/px`],
-      ['footprint', `${metresText(box[2] * place.gsd)} × ${metresText(box[3] * place.gsd)}`],
+      ['footprint', `${metresText(box[2] * source)} × ${metresText(box[3] * source)}`],
       ['source px → output px', `${box[2]} × ${box[3]} → ${out} × ${out}`],
       ['a car, 4.5 m, is', `${digits(4.5 / gsd)} px`],
     ].map(([name, value]) => {
