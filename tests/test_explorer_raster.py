@@ -108,7 +108,7 @@ print(growth(lambda: RasterPlace(sys.argv[2]).window((0, 0, 10_000, 10_000))))
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists('/proc/self/status'), reason='memory is read on Linux')
 def test_ten_thousand_pixels_stay_in_their_file(tmp_path, ground, repo):
-    "Overview, crops of all sizes up to the whole: below 180 MB; the whole in memory takes over 600."
+    "Overview and crops of all sizes up to the whole: below 180 MB; all in memory takes over 600."
     small = written(tmp_path / 'small.tif', ground)
     big = big_file(tmp_path / 'big.tif')
     command = [sys.executable, '-c', MEASURED, str(small), str(big)]
