@@ -185,6 +185,21 @@ def test_peers_that_read_the_gsd_are_told_that_of_their_input():
         attention_figure(peer, Tile(tile.image), size=32)
 
 
+def test_pictures_told_different_gsds_are_asked_one_by_one_and_joined():
+    torch.manual_seed(0)
+    net = Reads(img_size=32, patch_size=8, embed_dim=16, depth=2, num_heads=2)
+    peer = as_backbone(net, Normalisation((0.4,) * 3, (0.2,) * 3))
+    x = torch.rand(3, 3, 32, 32)
+    gsd = torch.tensor([0.5, 2.0, 0.5])
+    for ask in (attention_rollout, lambda *a: attention_maps(a[0], a[1], gsd=a[2])[0]):
+        together = ask(peer, x, gsd).map('cls')
+        alone = torch.cat([ask(peer, x[i : i + 1], gsd[i : i + 1]).map('cls') for i in range(3)])
+        assert together.shape == (3, 4, 4) and torch.allclose(together, alone, atol=1e-6)
+        same = ask(peer, x, torch.full((3,), 0.5)).map('cls')
+        assert torch.allclose(together[[0, 2]], same[[0, 2]], atol=1e-6)
+        assert not torch.allclose(together[1], same[1], atol=1e-6)
+
+
 @pytest.mark.parametrize('way', WAYS)
 def test_a_picture_that_fits_a_window_is_taken_whole(model, way):
     image = sample_tiles('place')[1].image[:, :96, :120]
