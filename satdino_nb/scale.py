@@ -76,11 +76,22 @@ TOKENS = ('gsd_token', 'cls')
 COLUMNS = ['file', 'stated', 'gsd', 'low', 'high', 'answered', 'why_not', 'disagreement']
 
 
-def own_factor(tiles: Tiles, size: int) -> np.ndarray:
-    "By what a GSD of the network's input becomes one of each tile's own pixels, `(N,)`."
-    files = not isinstance(tiles, DatasetTiles)
-    hws = cached_hws(tiles) if files else [tiles.image(i).shape[-2:] for i in range(len(tiles))]
-    return size / np.array([min(hw) for hw in hws], dtype=float)
+def own_factor(tiles: Tiles, size: int, features: Features) -> np.ndarray:
+    """By what a GSD of the network's input becomes one of each tile's own pixels, `(N,)`.
+
+    - `tiles`: of files, whose headers say the size, or of a data set, which is read again only for
+      tiles of unknown GSD.
+    - `size`: side of the network's input in pixels.
+    - `features`: of the tiles, with the GSD of tile and input.
+    """
+    if not isinstance(tiles, DatasetTiles):
+        return size / np.array([min(hw) for hw in cached_hws(tiles)], dtype=float)
+    factor = np.full(len(tiles), np.nan)
+    if features.tile_gsd is not None:
+        factor = (features.tile_gsd.double() / features.gsd.double()).numpy()
+    for i in np.flatnonzero(np.isnan(factor)).tolist():
+        factor[i] = size / min(tiles.image(i).shape[-2:])
+    return factor
 
 
 def token_of(features: Features, name: str) -> np.ndarray:
@@ -176,7 +187,7 @@ def read_gsd(
     reader = reader or find_reader(model, net)
     features = extract_features(net, tiles, reader.size or None, **how)
     size = reader.size or net.config.img_size
-    factor = own_factor(tiles, size)
+    factor = own_factor(tiles, size, features)
     seen = read_scale(reader, token_of(features, reader.token)).times(factor)
     why = [
         f'{round(size / f)} px are enlarged to {size}' if f > 1 else said

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from satdino_nb.data import DatasetTiles, sample_tiles
+from satdino_nb.engine.extraction import as_tiles
 from satdino_nb.engine.scale_reader import (
     ScaleAnswers,
     disagreements,
@@ -181,3 +182,30 @@ def test_advice_without_any_gsd(tmp_path):
     advise_command(tiles, models=['satdino-nano'], sizes=[64, 32], k=3, out=out, workers=0)
     text = (out / 'advice.md').read_text()
     assert '64 px' in text and 'm/px' not in text.split('##')[1].splitlines()[2]
+
+
+class Counted(torch.utils.data.Dataset):
+    "Pictures in memory, and how often each was taken."
+
+    def __init__(self, tiles, gsds):
+        self.images = [tiles[i].image for i in range(len(tiles))]
+        self.gsds, self.taken = gsds, [0] * len(tiles)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, i):
+        self.taken[i] += 1
+        return self.images[i], 0
+
+
+def test_a_data_set_is_read_once(tests):
+    few = tests.subset(range(12))
+    data = Counted(few, [None, *few.gsds[1:]])
+    tiles = as_tiles(data)
+    data.taken = [0] * len(few)
+    report = read_gsd(tiles)
+    assert data.taken == [2] + [1] * 11, 'the one of unknown GSD is asked for its size'
+    same = read_gsd(few)
+    assert np.allclose(report.answers.gsd, same.answers.gsd, rtol=1e-3)
+    assert (report.answers.answered == same.answers.answered).all()
