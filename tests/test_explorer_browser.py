@@ -496,7 +496,9 @@ def test_the_page_of_the_site_is_drawn_and_dragged(browser, tmp_path, repo, monk
     mark = page.get_by_role('slider', name='effective GSD of the crop')
     mark.focus()
     page.keyboard.press('Home')
-    assert box(page)[2:] == [8, 8]
+    page.wait_for_function(
+        "() => document.querySelector('.satdino-x').dataset.box.endsWith(' 8 8')"
+    )
     page.get_by_label('ground', exact=True).select_option('harbour')
     page.get_by_text('does not answer GSD').wait_for()  # boats on open water
     assert not page.get_by_role('radiogroup', name='resampled or rendered').is_visible()

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 from timm.layers import DropPath
 from timm.optim import param_groups_layer_decay
 from torch import nn
@@ -173,6 +172,8 @@ def join_processes(device: str) -> tuple[int, int]:
     (0, 1) without a launcher.
     """
     if int(os.environ.get('WORLD_SIZE', 1)) > 1 and not dist.is_initialized():
+        from accelerate import PartialState  # slow to load, and one process needs none
+
         PartialState(cpu=device == 'cpu')
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
