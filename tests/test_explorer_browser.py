@@ -119,7 +119,8 @@ def test_wheel_resizes_about_the_centre_once_the_overview_is_clicked(opened):
     assert h == w > SIDE and top + h / 2 == pytest.approx(250, abs=1)
     for _ in range(12):
         page.mouse.wheel(0, -900)
-    page.wait_for_function("document.querySelector('.satdino-x').dataset.box.endsWith(' 8 8')")
+    smallest = "() => document.querySelector('.satdino-x').dataset.box.endsWith(' 8 8')"
+    page.wait_for_function(smallest)
     assert box(page)[0] + 4 == pytest.approx(250, abs=1)  # the centre did not creep
 
 
@@ -495,7 +496,8 @@ def test_the_page_of_the_site_is_drawn_and_dragged(browser, tmp_path, repo, monk
     mark = page.get_by_role('slider', name='effective GSD of the crop')
     mark.focus()
     page.keyboard.press('Home')
-    page.wait_for_function("document.querySelector('.satdino-x').dataset.box.endsWith(' 8 8')")
+    smallest = "() => document.querySelector('.satdino-x').dataset.box.endsWith(' 8 8')"
+    page.wait_for_function(smallest)
     page.get_by_label('ground', exact=True).select_option('harbour')
     page.get_by_text('does not answer GSD').wait_for()  # boats on open water
     assert not page.get_by_role('radiogroup', name='resampled or rendered').is_visible()
