@@ -46,6 +46,11 @@ def write_json(
         Path(out).write_text(json.dumps(result, indent=indent) + end)
 
 
+def as_list(estimate) -> list[float]:
+    "Value and ends of the interval of an `Estimate`, for JSON."
+    return [round(float(v), 4) for v in (estimate.value, estimate.low, estimate.high)]
+
+
 def gap_name(one: str, reference: str) -> str:
     "What a paired difference is called: 'GSD token, difference to image statistics'."
     return f'{one}, difference to {reference}'

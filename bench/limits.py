@@ -80,11 +80,6 @@ def evenness(model, tiles: Tiles, size: int) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def as_list(estimate) -> list[float]:
-    "Value and ends of the interval."
-    return [round(float(v), 4) for v in (estimate.value, estimate.low, estimate.high)]
-
-
 def asked(model, fresh, reader, tiles: Tiles) -> dict:
     "What reader and attention say of one kind of pictures."
     features = extract_features(model, tiles, reader.size, precision='fp32')
@@ -93,13 +88,13 @@ def asked(model, fresh, reader, tiles: Tiles) -> dict:
     yes = answers.answered
     out = dict(
         pictures=len(tiles),
-        answered=as_list(share(yes)),
-        median_octaves=as_list(bootstrap(wrong, np.median)),
-        attention=as_list(bootstrap(evenness(model, tiles, reader.size), np.mean)),
-        attention_untrained=as_list(bootstrap(evenness(fresh, tiles, reader.size), np.mean)),
+        answered=common.as_list(share(yes)),
+        median_octaves=common.as_list(bootstrap(wrong, np.median)),
+        attention=common.as_list(bootstrap(evenness(model, tiles, reader.size), np.mean)),
+        attention_untrained=common.as_list(bootstrap(evenness(fresh, tiles, reader.size), np.mean)),
     )
     if yes.sum() > 4:
-        out['median_octaves_answered'] = as_list(bootstrap(wrong[yes], np.median))
+        out['median_octaves_answered'] = common.as_list(bootstrap(wrong[yes], np.median))
     return out
 
 

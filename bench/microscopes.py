@@ -73,11 +73,6 @@ def windows(files: list[Path], sides: tuple, seed: int = 0) -> tuple[Tiles, list
     return tiles, [f.name for f in files for _ in sides]
 
 
-def as_list(estimate) -> list[float]:
-    "Value and ends of the interval."
-    return [round(float(v), 4) for v in (estimate.value, estimate.low, estimate.high)]
-
-
 def contenders(model, fresh, tiles: Tiles) -> dict[str, torch.Tensor]:
     "Vectors `(N, D)` of each tile, by name."
     size = model.config.img_size
@@ -111,9 +106,9 @@ def which_cell(model, fresh, folder: Path, folds: int = 5) -> dict:
         windows=len(tiles),
         images=len(set(images)),
         largest_class=round(float(torch.bincount(labels).max() / len(labels)), 4),
-        accuracy={name: as_list(bootstrap(r, groups=images)) for name, r in right.items()},
+        accuracy={name: common.as_list(bootstrap(r, groups=images)) for name, r in right.items()},
         to_hand_made={
-            name: as_list(difference(r, base, groups=images)) for name, r in right.items()
+            name: common.as_list(difference(r, base, groups=images)) for name, r in right.items()
         },
     )
 
@@ -128,8 +123,10 @@ def how_large(model, fresh, files: list[Path], sides: tuple) -> dict:
     return dict(
         windows=len(tiles),
         images=len(files),
-        octaves={name: as_list(r.numbers['octaves']) for name, r in results.items()},
-        to_statistics={name: as_list(gsd_difference(r, base)) for name, r in results.items()},
+        octaves={name: common.as_list(r.numbers['octaves']) for name, r in results.items()},
+        to_statistics={
+            name: common.as_list(gsd_difference(r, base)) for name, r in results.items()
+        },
     )
 
 
