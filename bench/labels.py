@@ -7,7 +7,7 @@ Six ways to classify EuroSAT's test list, with 1 to 100 % of the labels of its t
         --out bench/results/experiments/labels.csv
 
 Labels are drawn by seed, of each class the same share; a smaller share is part of a larger one. A
-row for each way, share and seed is added to the table; rows in it already are passed over, so the
+row for each way (`--methods`: of some only), share and seed is added to the table; rows in it already are passed over, so the
 command can be stopped and given again. The model, satdino-nano, was trained on all images of the
 training list, without labels, and on none of the test list.
 
@@ -134,10 +134,11 @@ def choose(train: Tiles) -> None:
             print(f'{name}, lr {lr:g}: {found:.4f}', flush=True)
 
 
-def run(a: Asked, out: Path) -> None:
+def run(a: Asked, out: Path, methods: list[str]) -> None:
     "Add the rows that are not there, seed by seed; those of untrained networks last."
     done = {(r['method'], r['share'], r['seed']) for r in read_results(out)}
-    for names in (tuple(METHODS)[:-1], tuple(METHODS)[-1:]):
+    last = tuple(METHODS)[-1:]
+    for names in ([m for m in methods if m not in last], [m for m in methods if m in last]):
         for name, share, seed in ((n, h, s) for s in SEEDS for h in SHARES for n in names):
             if (name, share, seed) in done:
                 continue
@@ -164,6 +165,9 @@ def main() -> None:
     parser.add_argument('--test', type=Path)
     parser.add_argument('--features', type=Path, help='folder to keep features in')
     parser.add_argument('--out', type=Path)
+    parser.add_argument(
+        '--methods', nargs='+', choices=METHODS, default=list(METHODS), help='without: all'
+    )
     parser.add_argument('--choose', action='store_true', help='learning rates, without a test list')
     args = parser.parse_args()
     train = open_tiles(args.train)
@@ -171,7 +175,7 @@ def main() -> None:
         return choose(train)
     if args.test is None or args.out is None:
         parser.error('--test and --out are needed')
-    run(Asked(train, open_tiles(args.test), args.features), args.out)
+    run(Asked(train, open_tiles(args.test), args.features), args.out, args.methods)
 
 
 if __name__ == '__main__':
