@@ -7,9 +7,9 @@ Six ways to classify EuroSAT's test list, with 1 to 100 % of the labels of its t
         --out bench/results/experiments/labels.csv
 
 Labels are drawn by seed, of each class the same share; a smaller share is part of a larger one. A
-row for each way (`--methods`: of some only), share and seed is added to the table; rows in it already are passed over, so the
-command can be stopped and given again. The model, satdino-nano, was trained on all images of the
-training list, without labels, and on none of the test list.
+row for each way, share and seed is added to the table (`--methods`: of some ways only); rows in it
+already are passed over, so the command can be stopped and given again. The model, satdino-nano,
+was trained on all images of the training list, without labels, and on none of the test list.
 
 All settings stand in this file, and no row of the test list was used to set them: learning rates
 were chosen on a fifth of the training list, by
