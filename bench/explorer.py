@@ -6,9 +6,11 @@ opens a notebook with the explorer on a tile of 640 pixels, one of 4,000, and a 
 each without and with the model that ships, and a bare `ipywidgets` slider whose value the kernel
 writes into a label. In the same page a key on the frame and a key on the slider take turns; what is
 timed is from the key's event to the change in the page. What counts is the ratio of both medians.
+With `--beside CHECKOUT` the explorer of another checkout takes turns with this one, case by case.
 Needs a browser (chromium) and playwright, as the tests of widgets do.
 """
 
+import os
 import statistics
 import sys
 import tempfile
@@ -20,7 +22,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / 'tests'))
 from browsing import browser_page, jupyterlab, open_notebook, write_notebook  # noqa: E402
 
+ROOT = Path(__file__).resolve().parents[1]
 CELL = """
+import sys
+sys.path.insert(0, {checkout!r})
 import ipywidgets as w
 import numpy as np
 import torch
@@ -40,6 +45,10 @@ model = load_satdino('satdino-nano') if {model} else None
 explorer = Explorer(PLACES[{place!r}](), model, out=64)
 w.VBox([slider, said])
 """
+PLACES = ('640 px', '4,000 px', 'GeoTIFF, 10,000 px')
+SHUT = (
+    '() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.shutdown()'
+)
 WATCH = """() => {
   const root = document.querySelector('.satdino-x');
   const label = [...document.querySelectorAll('.widget-label')]
@@ -94,33 +103,47 @@ def latencies(page, rounds: int) -> tuple[list[float], list[float]]:
     return ours[3:], bare[3:]
 
 
+def summary(place: str, model: bool, code: str, ours: list, bare: list) -> dict:
+    "One case as a row: medians, and their ratio."
+    row = dict(place=place, model=model, code=code, rounds=len(ours))
+    row |= dict(input_ms=statistics.median(ours), bare_ms=statistics.median(bare))
+    return row | dict(ratio=row['input_ms'] / row['bare_ms'])
+
+
 def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument('--rounds', type=int, default=23)
+    parser.add_argument('--beside', type=Path, help='another checkout, which takes turns')
+    parser.add_argument('--turns', type=int, default=1, help='of each case and checkout')
+    parser.add_argument('--places', nargs='+', default=PLACES, choices=PLACES)
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
-    cases = [(p, m) for p in ('640 px', '4,000 px', 'GeoTIFF, 10,000 px') for m in (False, True)]
-    results = []
+    codes = {'this': ROOT} | ({'beside': args.beside.resolve()} if args.beside else {})
+    cases = [(p, m, c) for p in args.places for m in (False, True) for c in codes]
+    times: dict[tuple, tuple[list, list]] = {case: ([], []) for case in cases}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         (folder / 'work').mkdir()
         large_raster(folder / 'work' / 'large.tif')
-        for i, (place, model) in enumerate(cases):
-            cells = [CELL.format(place=place, model=model), 'explorer']
+        for i, (place, model, code) in enumerate(cases):
+            text = CELL.format(place=place, model=model, checkout=str(codes[code]))
+            cells = [text, 'explorer']
             write_notebook(folder / 'work' / f'{i}.ipynb', cells)
         with jupyterlab(folder) as address:
-            for i, (place, model) in enumerate(cases):
+            for i, case in list(enumerate(cases)) * args.turns:
                 with browser_page(width=1300, height=1100) as (page, _, _):
                     open_notebook(page, address(f'{i}.ipynb'))
                     page.locator('.satdino-x[data-shown]').first.wait_for()
                     page.locator('.noUi-handle').first.wait_for()
                     page.wait_for_timeout(2000)
                     ours, bare = latencies(page, args.rounds)
-                row = dict(place=place, model=model, rounds=len(ours))
-                row |= dict(input_ms=statistics.median(ours), bare_ms=statistics.median(bare))
-                results.append(row | dict(ratio=row['input_ms'] / row['bare_ms']))
-                print(results[-1], flush=True)
-    common.write_json(args.out, dict(machine=common.processor(), cases=results))
+                    page.evaluate(SHUT)
+                for kept, more in zip(times[case], (ours, bare)):
+                    kept.extend(more)
+                print(case, statistics.median(ours), statistics.median(bare), flush=True)
+    results = [summary(*case, *times[case]) for case in cases]
+    busy = os.getloadavg()[1]
+    common.write_json(args.out, dict(machine=common.processor(), load=busy, cases=results))
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -115,6 +116,33 @@ def jupyterlab(folder):
             server.wait(15)
         except subprocess.TimeoutExpired:
             server.kill()
+
+
+@contextmanager
+def explore_command(*words):
+    "The page of `satdino explore words`, started as a command; gives its address."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, '-m', 'satdino_nb', 'explore', *words, '--port', port]
+    server = subprocess.Popen(
+        [str(w) for w in (*command, '--no-browser')],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        end = time.monotonic() + 600
+        while server.poll() is None and time.monotonic() < end:
+            with socket.socket() as s:
+                if s.connect_ex(('127.0.0.1', port)) == 0:
+                    break
+            time.sleep(0.5)
+        assert server.poll() is None, 'satdino explore ended'
+        yield f'http://localhost:{port}/'
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
 
 
 def wait_for(address, server):

@@ -30,3 +30,14 @@ def shared():
         return root / name
 
     return find
+
+
+@pytest.fixture(scope='session')
+def lab_server(tmp_path_factory):
+    "One JupyterLab for all browser tests: its folder, which has `work`, and `address(notebook)`."
+    from browsing import jupyterlab
+
+    folder = tmp_path_factory.mktemp('lab')
+    (folder / 'work').mkdir()
+    with jupyterlab(folder) as address:
+        yield folder, address

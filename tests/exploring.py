@@ -9,12 +9,19 @@ questions.
 import base64
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
 from satdino_nb.engine.crop_pictures import as_picture, caption, network_input, shrink
-from satdino_nb.engine.crop_state import CropState, sample_crops, state_code
+from satdino_nb.engine.crop_state import (
+    CropState,
+    gsd_histogram,
+    histogram_words,
+    sample_crops,
+    state_code,
+)
 from satdino_nb.views import ViewConfig
 
 GRID = (8, 8)
@@ -102,6 +109,11 @@ class Canned:
             ]
         return reply, []
 
+    def histogram(self, place, seed):
+        state = self.state(place, [0, 0, SIDE, SIDE], 16)
+        edges, counts = gsd_histogram(replace(state, seed=seed))
+        return dict(edges=edges, words=histogram_words(counts, seed), **counts), []
+
     def model(self, token, layer, head, mass, patch, **args):
         truth = self.state(**args).gsd
         estimate = dict(gsd=1.1 * truth, low=0.8 * truth, high=1.5 * truth, level=0.8)
@@ -164,6 +176,22 @@ class Canned:
 
     def save(self, place, box, out):
         return dict(path=f'{place}.png'), []
+
+
+def big_file(path):
+    "A georeferenced file of 10,000 x 10,000 pixels at 0.5 m, 300 MB when decoded."
+    import rasterio
+
+    rows, columns = np.mgrid[:500, :500] // 4
+    pattern = np.stack([rows, columns, rows + columns]).astype(np.uint8) + 1
+    where = rasterio.transform.from_origin(3e5, 1e5, 0.5, 0.5)
+    shape = dict(driver='GTiff', width=10_000, height=10_000, count=3, dtype='uint8')
+    how = dict(tiled=True, blockxsize=512, blockysize=512, compress='deflate', zlevel=1)
+    with rasterio.open(path, 'w', crs='EPSG:32636', transform=where, **shape, **how) as out:
+        block = np.pad(pattern, ((0, 0), (0, 12), (0, 12)), mode='wrap')
+        for _, window in out.block_windows(1):
+            out.write(block[:, : window.height, : window.width], window=window)
+    return path
 
 
 PAGE = """<!doctype html><meta charset="utf-8"><style>body{{margin:8px}}{css}</style>
@@ -256,7 +284,8 @@ def settled(page):
     page.wait_for_function(
         """() => { const d = document.querySelector('.satdino-x').dataset;
              return d.overview === d.place && d.shown === d.box && !d.computing
-                    && (!('answered' in d) || d.answered === d.box) && d.drawn === d.seed }"""
+                    && (!('answered' in d) || d.answered === d.box)
+                    && d.drawn === d.seed && d.histogram === d.seed }"""
     )
 
 

@@ -7,7 +7,6 @@ import pytest
 from browsing import (
     IN_A_BROWSER,
     browser_page,
-    jupyterlab,
     needs,
     open_notebook,
     screenshot,
@@ -31,12 +30,11 @@ explorer
 
 
 @pytest.fixture
-def lab(tmp_path):
-    "Address of a JupyterLab that serves a notebook `x.ipynb` with the explorer in it."
-    (tmp_path / 'work').mkdir()
-    write_notebook(tmp_path / 'work' / 'x.ipynb', [CELL])
-    with jupyterlab(tmp_path) as address:
-        yield address('x.ipynb')
+def lab(lab_server):
+    "Address of a JupyterLab that serves a notebook with the explorer in it."
+    folder, address = lab_server
+    write_notebook(folder / 'work' / 'sliders.ipynb', [CELL])
+    return address('sliders.ipynb')
 
 
 def pictures(page):

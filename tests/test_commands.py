@@ -5,11 +5,9 @@ What they leave, and what they say when the input is wrong.
 
 import json
 import math
-import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +18,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 
 import pytest
+from browsing import explore_command
 from PIL import Image
 
 from satdino_nb.data import channel_stats, folder_tiles, samples_dir
@@ -349,6 +348,7 @@ def test_stats_are_a_file_too(tiles, tmp_path):
         (['pretrain', '--data', 'TILES'], '--gsd'),
         (['evaluate', 'absent', '--models', 'satdino-nano'], 'absent'),
         (['explore', 'absent'], 'absent'),
+        (['explore', 'TILES', '--collection', 'nowhere.parquet'], 'nowhere.parquet'),
     ],
     ids=lambda v: ' '.join(map(str, v)) if isinstance(v, list) else None,
 )
@@ -363,25 +363,7 @@ def test_an_error_is_a_line_and_exit_code_2(tiles, tmp_path, words, says):
 
 @pytest.mark.skipif(not find_spec('voila'), reason='explore needs voila')
 def test_explore_serves_a_page(tiles, tmp_path):
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    words = ['explore', tiles, '--gsd', '2', '--port', port, '--no-browser']
-    server = subprocess.Popen(
-        [sys.executable, '-m', 'satdino_nb', *map(str, words)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    page, deadline = '', time.monotonic() + 600
-    try:
-        while not page and time.monotonic() < deadline and server.poll() is None:
-            try:
-                with urllib.request.urlopen(f'http://localhost:{port}/', timeout=300) as answer:
-                    page = answer.read().decode()
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.5)
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(60)
+    with explore_command(tiles, '--gsd', 2, '--collection', tiles) as address:
+        with urllib.request.urlopen(address, timeout=600) as answer:
+            page = answer.read().decode()
     assert 'widget-view' in page and 'Traceback' not in page

@@ -20,12 +20,15 @@ from satdino_nb.data import Tile, Tiles, sample_tiles
 from satdino_nb.engine import crop_panes
 from satdino_nb.engine.crop_panes import BoxPane, ModelPane, PicturePane, StripPane
 from satdino_nb.engine.crop_pictures import caption
+from satdino_nb.engine.crop_state import gsd_histogram, histogram_words
 from satdino_nb.engine.embedding import embed_tiles
 from satdino_nb.engine.explorer_view import explorer_class, link_view
 from satdino_nb.engine.observable_state import ObservableState
 from satdino_nb.engine.rendered import scene_tile
+from satdino_nb.engine.tile_answers import TileAnswers
 from satdino_nb.engine.widgets import Later
 from satdino_nb.explorer import CropState, Explorer, named_tiles, network_input, static_picture
+from satdino_nb.views import ViewConfig
 from satdino_nb.vit import SatViT, ViTConfig, load_satdino
 
 TINY = ViTConfig(img_size=16, patch_size=8, embed_dim=16, depth=1, num_heads=1)
@@ -128,6 +131,7 @@ def test_each_callback_shows_its_error(tiles):
     "A tile that went bad: every pane says so in its own place, and none raises."
     pytest.importorskip('ipywidgets')
     explorer = Explorer(tiles, SatViT(TINY).eval())
+    assert explorer.model  # which needs the tile to say what there is
     explorer.state.sampling = 'uniform'
     explorer.state.tiles['field'] = None
     explorer.picture.update()
@@ -165,8 +169,9 @@ def test_the_strip_is_shown_at_the_size_it_is_drawn_at(tiles):
 def test_a_model_without_a_gsd_head_is_said_so_in_its_pane(tiles):
     pytest.importorskip('ipywidgets')
     explorer = Explorer(tiles, SatViT(replace(TINY, gsd_token=False)).eval())
+    gsd = explorer.state.now.gsd
     assert explorer.model.label.value == (
-        '<b>Error:</b> this model has no GSD token, so it cannot estimate GSD'
+        f'The model does not answer: this model has no GSD head; effective GSD {gsd:.3g} m/px'
     )
 
 
@@ -189,7 +194,7 @@ def test_one_tile_several_and_a_data_set(tiles):
 DRAWN_BY = {  # what a pane draws with, and which argument of it must not be shared
     'strip': ('gsd_strip', StripPane, StripPane.draw),
     'picture': ('overview_picture', PicturePane, PicturePane.update),
-    'model': ('estimate_gsd', ModelPane, ModelPane.estimate),
+    'model': ('estimate_words', ModelPane, ModelPane.estimate),
 }
 
 
@@ -209,7 +214,8 @@ def test_two_threads_never_draw_in_one_pane_at_once(tiles, monkeypatch, pane):
         return real(*args, **options)
 
     state = ObservableState(tiles, out=16)
-    more = [SatViT(TINY).eval()] if pane == 'model' else []
+    model = SatViT(TINY).eval()
+    more = [TileAnswers(state.tiles, model)] if pane == 'model' else []
     it = kind(state, *more)
     state.unobserve_all()
     monkeypatch.setattr(crop_panes, name, slow)
@@ -275,6 +281,7 @@ def no_umap(monkeypatch):
     monkeypatch.setattr('satdino_nb.engine.collection.umap_map', absent)
 
 
+ASK = dict(kind='model', token='none', layer=-1, head=-1, mass=0.0, patch=[])
 CROP = dict(place='residential', box=[192, 192, 256, 256], out=64)
 
 
@@ -329,6 +336,73 @@ def test_the_widget_is_of_use_while_a_collection_is_computed_and_when_it_fails(t
     explorer.close()
 
 
+def test_the_sliders_tell_interval_or_refusal_and_the_neighbours(nano, no_umap):
+    "As text, without anywidget; a plain model answers no GSD, and its neighbours are told."
+    pytest.importorskip('ipywidgets')
+    places, tests = named_tiles(sample_tiles('place')), sample_tiles('test')
+    few = tests.subset(range(0, 90, 9))
+    explorer = Explorer(places, nano, collection=few, face='sliders')
+    assert explorer.widget and explorer.near.box in explorer.widget.children
+    explorer.state.name = 'residential'
+    explorer.state.box = (192, 192, 256, 256)
+    explorer.flush()
+    told, _ = explorer.answers.answer(ASK | CROP)
+    low, high = (f'{told["estimate"][end]:.3g}' for end in ('low', 'high'))
+    assert f'(90 % interval {low} to {high}), effective GSD' in explorer.model.label.value
+    rows, _ = explorer.answers.answer(dict(kind='neighbours', k=6, **CROP))
+    lines = explorer.near.words.value.split('<br>')
+    assert len(lines) == 7
+    for n, (line, row) in enumerate(zip(lines, rows['rows']), 1):
+        assert line.startswith(f'{n}. {row["name"]}') and f'{row["distance"]:.3f} away' in line
+    explorer.state.box = (192, 192, 30, 30)
+    explorer.flush()
+    assert 'does not answer: 30 px are enlarged to 64' in explorer.model.label.value
+    assert explorer.near.words.value.split('<br>')[:6] != lines[:6]
+    explorer.close()
+    plain = Explorer(places, SatViT(replace(TINY, gsd_token=False)).eval(), few, face='sliders')
+    assert plain.widget
+    plain.flush()
+    assert 'does not answer: this model has no GSD head' in plain.model.label.value
+    assert plain.near.words.value.startswith('1. ')
+    plain.close()
+
+
+def test_sliders_of_a_collection_under_way_say_so_and_then_the_neighbours(tiles, no_umap):
+    pytest.importorskip('ipywidgets')
+    few = sample_tiles('test').subset(range(0, 90, 9))
+    explorer = Explorer(tiles, SatViT(TINY).eval(), collection=few, face='sliders')
+    with explorer.answers.network:  # the model is busy: the collection waits
+        near = explorer.near
+        assert near.words.value.endswith('…') and near.waiting
+        waiting = near.waiting
+    waiting.join(60)
+    assert near.words.value.startswith('1. ')
+    explorer.close()
+
+
+def test_histograms_of_a_draw_are_of_its_seed_and_share_their_segments(tiles):
+    "State arithmetic: uniform sampling has a view in every segment, random sampling gaps."
+    state = CropState(tiles['field'], seed=3)
+    edges, counts = gsd_histogram(state)
+    assert (edges, counts) == gsd_histogram(state)
+    assert counts != gsd_histogram(replace(state, seed=4))[1]
+    squares = np.square(edges)
+    assert np.allclose(np.diff(squares), np.diff(squares)[0])  # the paper's segments, by area
+    whole = 0.5 * np.sqrt(90 * 130) / 96
+    assert (edges[0], edges[-1]) == pytest.approx((whole * 0.05**0.5, whole * 0.25**0.5))
+    draws = [gsd_histogram(replace(state, seed=s))[1] for s in range(20)]
+    filled = {how: np.mean([np.count_nonzero(d[how]) for d in draws]) for how in counts}
+    assert filled['uniform'] > 8.5 and filled['random'] < 7.5  # of ten; expected: 6.5 at random
+    assert all(sum(d[how]) == 10 for d in draws for how in counts)
+    words = (
+        f'local views of seed 3 in 10 segments: uniform in {np.count_nonzero(counts["uniform"])}'
+    )
+    assert histogram_words(counts, 3).startswith(words)
+    no_local = TileAnswers(tiles, config=ViewConfig(n_local=0))
+    told, _ = no_local.answer(dict(kind='histogram', place='field', seed=0))
+    assert told['edges'] == [] and 'no local views' in told['words']
+
+
 def test_what_is_rendered_is_the_ground_of_the_crop_and_has_what_it_lacks(nano):
     "A tile drawn by its own recipe; the crop is enlarged four times."
     pytest.importorskip('ipywidgets')
@@ -351,7 +425,7 @@ def test_what_is_rendered_is_the_ground_of_the_crop_and_has_what_it_lacks(nano):
 def test_the_estimate_has_an_interval_or_there_is_none(nano):
     pytest.importorskip('ipywidgets')
     answers = Explorer(named_tiles(sample_tiles('place')), nano).answers
-    ask = dict(kind='model', token='none', layer=-1, head=-1, mass=0.0, patch=[])
+    ask = ASK
     told, _ = answers.answer(ask | CROP)
     estimate = told['estimate']
     assert estimate['low'] < estimate['gsd'] < estimate['high'] and estimate['level'] == 0.9

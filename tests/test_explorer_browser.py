@@ -23,6 +23,9 @@ from exploring import (
     until,
 )
 
+from satdino_nb.engine.crop_state import CropState
+from satdino_nb.engine.explorer_view import explorer_js
+
 needs('anywidget')
 pytestmark = IN_A_BROWSER
 
@@ -182,6 +185,75 @@ def test_both_samplings_are_framed_marked_and_drawn_again(opened):
     page.locator('.satdino-x-view-mark').nth(5).click()
     settled(page)
     assert box(page) == wanted['box'] and page.evaluate('pageState.out') == wanted['out'] == 96
+
+
+COUNTED = """() => [...document.querySelectorAll('.satdino-x-count')].map((e) =>
+  [e.dataset.how, ...['x', 'width', 'height'].map((k) => +e.getAttribute(k))])"""
+
+
+def test_histograms_share_bins_and_scale_and_come_once_after_the_last_draw(opened):
+    page, answers = opened()
+    told, _ = answers.answer(dict(kind='histogram', place='field', seed=0))
+    bars = page.evaluate(COUNTED)
+    most = max(told['uniform'] + told['random'])
+    for how in ('uniform', 'random'):
+        mine = [b for b in bars if b[0] == how]
+        counts = [n for n in told[how] if n]
+        assert len(mine) == len(counts)
+        assert [b[3] / 30 for b in mine] == pytest.approx([n / most for n in counts], abs=1e-6)
+    assert len({b[1] for b in bars}) <= 10  # both in the same segments
+    words = page.get_by_role('note', name='histogram of GSDs')
+    assert words.inner_text().startswith('Bars: local views of seed 0 in 10 segments: uniform in')
+    answers.asked.clear()
+    again = page.get_by_role('button', name='draw the views with the next seed')
+    again.evaluate('e => { for (let i = 0; i < 7; i++) e.click(); }')
+    assert words.inner_text().startswith('Bars: local views of seed 0')  # the old one stays
+    until(page, 'histogram', 7)
+    assert [q['seed'] for q in answers.asked if q['kind'] == 'histogram'] == [7]
+    assert words.inner_text().startswith('Bars: local views of seed 7')
+    page.get_by_label('ground', exact=True).select_option('town')
+    page.wait_for_function("() => document.querySelector('.satdino-x').dataset.bars === '0'")
+    page.wait_for_function("() => document.querySelector('.satdino-x').dataset.bars > 9")
+    asked = [q for q in answers.asked if q['kind'] == 'histogram']
+    assert len(asked) == 2 and asked[-1]['place'] == 'town'
+
+
+def test_a_crop_in_the_browser_has_the_gsd_that_the_kernel_gives_it(opened, tmp_path):
+    "A raster in degrees: between the places of its table, and out to the edges, to 0.05 %."
+    rasterio = pytest.importorskip('rasterio')
+    import numpy as np
+
+    from satdino_nb.engine.places import RasterPlace, gsd_table
+
+    values = np.random.default_rng(1).integers(1, 256, (3, 400, 300), dtype=np.uint8)
+    where = dict(crs='EPSG:4326', transform=rasterio.transform.from_origin(10.0, 60.0, 0.05, 0.05))
+    shape = dict(driver='GTiff', count=3, height=400, width=300, dtype='uint8')
+    with rasterio.open(tmp_path / 'degrees.tif', 'w', **shape, **where) as file:
+        file.write(values)
+    place = RasterPlace(tmp_path / 'degrees.tif')
+    told = dict(hw=list(place.hw), gsd=place.gsd, gsds=gsd_table(place))
+    page, _ = opened(model=False, collection=False)
+    module = f'{explorer_js()}\nwindow.kit = {{ sourceGsd, gsdOf }};'
+    page.evaluate(
+        """text => import(URL.createObjectURL(new Blob([text], { type: 'text/javascript' })))""",
+        module,
+    )
+    tops = [0, 3, 60, 187, 200, 350, 392]
+    boxes = [[t, left, side, side] for t in tops for left in (0, 149, 292) for side in (8, 200)]
+    boxes = [b for b in boxes if b[0] + b[2] <= 400 and b[1] + b[3] <= 300]
+    got = page.evaluate(
+        '([place, boxes]) => boxes.map((b) => [kit.sourceGsd(place, b), kit.gsdOf(b, place, 64)])',
+        [told, boxes],
+    )
+    for box_, (source, gsd) in zip(boxes, got):
+        state = CropState(place, tuple(box_), 64)
+        assert source == pytest.approx(place.gsd_at(tuple(box_)), rel=5e-4), box_
+        assert gsd == pytest.approx(state.gsd, rel=5e-4), box_
+    spread = [place.gsd_at((t, 0, 8, 8)) for t in (0, 392)]
+    assert max(spread) > 1.25 * min(spread)
+    flat = dict(told, gsds=None)
+    once = page.evaluate('([p, b]) => kit.sourceGsd(p, b)', [flat, boxes[0]])
+    assert once == place.gsd
 
 
 def test_a_patch_is_clicked_and_walked_from(opened):
@@ -449,6 +521,8 @@ def test_a_saved_page_works_from_a_file_without_kernel_or_network(browser, page_
     page.wait_for_function("() => document.querySelector('.satdino-x')?.dataset.shown")
     until(page, 'overlay', 'cls')
     until(page, 'footprints', 24)
+    until(page, 'histogram', 0)
+    assert int(data(page)['bars']) > 9
     screenshot(page, 'explorer_page')
     gsd = float(data(page)['gsd'])
     overview = page.get_by_role('application', name='crop frame').bounding_box()
@@ -467,6 +541,8 @@ def test_a_saved_page_works_from_a_file_without_kernel_or_network(browser, page_
     assert float(data(page)['gsd']) > 1.3 * gsd
     page.get_by_role('button', name='draw the views with the next seed').click()
     until(page, 'drawn', 1)
+    until(page, 'histogram', 1)
+    assert 'Bars: local views of seed 1' in page.locator('.satdino-x').inner_text()
     page.get_by_label('ground', exact=True).select_option('residential')
     until(page, 'overview', 'residential')
     words = page.locator('.satdino-x').inner_text()

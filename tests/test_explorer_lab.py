@@ -9,14 +9,14 @@ import pytest
 from browsing import (
     IN_A_BROWSER,
     browser_page,
-    jupyterlab,
+    explore_command,
     needs,
     open_notebook,
     screenshot,
     widget_errors,
     write_notebook,
 )
-from exploring import at, box, data, drag, settled, until
+from exploring import at, big_file, box, data, drag, settled, until
 
 needs('anywidget', 'ipywidgets')
 pytestmark = IN_A_BROWSER
@@ -60,14 +60,28 @@ explorer
 """
 
 
+RASTER = """
+import ipywidgets
+from IPython.display import display
+from satdino_nb.explorer import Explorer
+explorer = Explorer('big.tif', out=64)
+told = ipywidgets.Label()
+def tell(_=None):
+    told.value = f'raster: {explorer.state.box} {explorer.state.now.gsd:.4g}'
+explorer.state.observe(tell)
+tell()
+display(told)
+explorer
+"""
+
+
 @pytest.fixture(scope='module')
-def lab(tmp_path_factory):
+def lab(lab_server):
     "A notebook with the explorer, its console, what it asked elsewhere, its folder and addresses."
-    folder = tmp_path_factory.mktemp('lab')
-    (folder / 'work').mkdir()
+    folder, address = lab_server
     write_notebook(folder / 'work' / 'x.ipynb', [CELL])
     write_notebook(folder / 'work' / 'real.ipynb', [REAL])
-    with jupyterlab(folder) as address, browser_page(width=1300, height=1100) as found:
+    with browser_page(width=1300, height=1100) as found:
         page, console, elsewhere = found
         open_notebook(page, address('x.ipynb'))
         failed = page.locator('[data-mime-type="application/vnd.jupyter.error"]')
@@ -172,6 +186,82 @@ def test_collection_interval_and_rendering_by_a_real_kernel(lab):
     page.evaluate(
         'window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.shutdown()'
     )
+    page.close()
+
+
+def explored_whole(page, said):
+    "Keys, scale axis and both ends of it on `big.tif`; `said(box, gsd)` hears of each state."
+    until(page, 'place', 'big')
+    settled(page)
+    words = page.get_by_role('group', name='overview').inner_text()
+    assert '10000 x 10000 px, 0.5 m/px' in words
+    assert box(page) == [3000, 3000, 4000, 4000]
+    page.get_by_role('application', name='crop frame').focus()
+    page.keyboard.press('Shift+ArrowRight')
+    settled(page)
+    said([3000, 3010, 4000, 4000], 31.25)
+    mark = page.get_by_role('slider', name='effective GSD of the crop')
+    mark.focus()
+    page.keyboard.press('End')
+    settled(page)
+    said([0, 0, 10_000, 10_000], 78.12)
+    assert data(page)['shown'] == '0 0 10000 10000'  # all of the file, as 64 pixels
+    assert page.locator('.satdino-x-pixels').first.get_attribute('data-size') == '64 64'
+    facts = page.locator('.satdino-x-facts').inner_text()
+    assert '5 km × 5 km' in facts and '10000 × 10000 → 64 × 64' in facts
+    page.keyboard.press('Home')
+    settled(page)
+    assert box(page)[2:] == [8, 8] and data(page)['gsd'] == '0.0625'
+    page.get_by_text('upsampled: no new detail').first.wait_for()
+    assert not page.get_by_role('radiogroup', name='resampled or rendered').is_visible()
+    assert not data(page).get('errors')
+
+
+def test_a_raster_file_is_explored_whole_in_jupyterlab(lab):
+    pytest.importorskip('rasterio')
+    _, _, _, folder, address = lab
+    big_file(folder / 'work' / 'big.tif')
+    write_notebook(folder / 'work' / 'raster.ipynb', [RASTER])
+    page = lab[0].context.new_page()
+    page.set_viewport_size(dict(width=1300, height=1100))
+    open_notebook(page, address('raster.ipynb'))
+    page.locator('.satdino-x').wait_for()
+
+    def said(where, gsd):
+        page.get_by_text(f'raster: {tuple(where)} {gsd:.4g}').wait_for()
+
+    explored_whole(page, said)
+    screenshot(page, 'explorer_raster_lab')
+    page.evaluate(
+        'window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.shutdown()'
+    )
+    page.close()
+
+
+def test_satdino_explore_serves_a_raster_and_a_collection(lab, tmp_path):
+    "Voila: the file is one place, and an index of `satdino embed` gives neighbours."
+    pytest.importorskip('rasterio')
+    pytest.importorskip('voila')
+    from satdino_nb.data import sample_tiles
+    from satdino_nb.engine.embedding import embed_tiles
+
+    big = big_file(tmp_path / 'big.tif')
+    index = tmp_path / 'few.npz'
+    embed_tiles(sample_tiles('test').subset(range(0, 90, 9)), index, 'satdino-nano')
+    page = lab[0].context.new_page()
+    page.set_viewport_size(dict(width=1300, height=1500))
+    with explore_command(big, '--collection', index) as address:
+        page.goto(address, timeout=600_000)
+        page.locator('.satdino-x[data-shown]').wait_for(timeout=600_000)
+
+        def said(where, gsd):
+            assert box(page) == where and float(data(page)['gsd']) == pytest.approx(gsd, rel=2e-3)
+
+        explored_whole(page, said)
+        page.wait_for_function("() => document.querySelector('.satdino-x').dataset.near")
+        near = [int(i) for i in data(page)['near'].split()]
+        assert len(set(near)) == 6 and max(near) < 10
+        screenshot(page, 'explorer_voila')
     page.close()
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from exploring import big_file
 
 from satdino_nb.data import Tile
 from satdino_nb.engine import places
@@ -38,20 +39,6 @@ def ground():
     "Pixels of more than one strip, uint8 (3, 1400, 1100)."
     assert 1400 * 1100 > STRIP
     return np.random.default_rng(0).integers(0, 256, (3, 1400, 1100), dtype=np.uint8)
-
-
-def big_file(path):
-    "A file of 10,000 x 10,000 pixels, 300 MB when decoded."
-    rows, columns = np.mgrid[:500, :500] // 4
-    pattern = np.stack([rows, columns, rows + columns]).astype(np.uint8) + 1
-    where = rasterio.transform.from_origin(3e5, 1e5, 0.5, 0.5)
-    shape = dict(driver='GTiff', width=10_000, height=10_000, count=3, dtype='uint8')
-    how = dict(tiled=True, blockxsize=512, blockysize=512, compress='deflate', zlevel=1)
-    with rasterio.open(path, 'w', crs='EPSG:32636', transform=where, **shape, **how) as out:
-        block = np.pad(pattern, ((0, 0), (0, 12), (0, 12)), mode='wrap')
-        for _, window in out.block_windows(1):
-            out.write(block[:, : window.height, : window.width], window=window)
-    return path
 
 
 MEASURED = """

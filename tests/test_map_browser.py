@@ -13,7 +13,6 @@ import pytest
 from browsing import (
     IN_A_BROWSER,
     browser_page,
-    jupyterlab,
     needs,
     open_notebook,
     screenshot,
@@ -49,12 +48,11 @@ the_map
 
 
 @pytest.fixture(scope='module')
-def lab(tmp_path_factory):
+def lab(lab_server):
     "A page with the map, its console, what it asked elsewhere, its folder and addresses."
-    folder = tmp_path_factory.mktemp('lab')
-    (folder / 'work').mkdir()
+    folder, address = lab_server
     write_notebook(folder / 'work' / 'map.ipynb', [CELL])
-    with jupyterlab(folder) as address, browser_page(width=1200, height=900) as found:
+    with browser_page(width=1200, height=900) as found:
         page, console, elsewhere = found
         open_notebook(page, address('map.ipynb'))
         root = page.locator('.satdino-map')

@@ -256,7 +256,7 @@ def stated_mask(src: Any, how: Reading, values: np.ndarray, window: Any) -> np.n
     if how.alpha:
         return src.read(how.alpha, **one) > 0
     flags = {f.name for band in how.bands for f in src.mask_flag_enums[band - 1]}
-    if 'alpha' in flags:  # but it is not one
+    if 'alpha' in flags or flags == {'all_valid'}:  # an alpha that is none, or nothing is missing
         return np.ones(values.shape[1:], bool)
     if 'per_dataset' in flags:
         return src.read_masks(how.bands[0], **one) > 0

@@ -250,6 +250,15 @@ class Collection:
         with self.turn:
             self.stop.set()
             self.thread = None
+            self.turn.notify_all()
+
+    def wait_ready(self) -> bool:
+        "Wait until there are features, or the reason why not; False: it was closed meanwhile."
+        stop = self.stop
+        with self.turn:
+            done = lambda: self.vectors is not None or self.trouble or stop.is_set()
+            self.turn.wait_for(done)
+        return not stop.is_set()
 
     def flush(self, seconds: float | None = None) -> bool:
         "Wait until all is computed, at most so many seconds; False: it is not."

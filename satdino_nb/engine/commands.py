@@ -105,6 +105,8 @@ def explore_options(p: argparse.ArgumentParser) -> None:
     "Options of `satdino explore`."
     add_tiles(p)
     add(p, '--gsd', '--model')
+    words = 'tiles, or an index that embed wrote with the same model: their map, and neighbours'
+    p.add_argument('--collection', type=Path, metavar='INDEX', help=words)
     p.add_argument('--port', type=int, default=8866, help='of the page (default: %(default)s)')
     p.add_argument('--no-browser', action='store_true', help='only serve the page')
 

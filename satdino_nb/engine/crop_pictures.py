@@ -24,8 +24,33 @@ from ..gsd import Crop, crop_gsd_yx, draw_scale_bar, metres_text
 from ..views import resize_matrix
 from ..vit import SatViT, predict_gsd
 
+# %% ../../nbs/engine/10_crop_pictures.ipynb #input-rows
+FLOATS = 200_000  # pixels that are float at a time: what a processor keeps at hand
+
+
+def reached_rows(part: torch.Tensor) -> tuple[torch.Tensor, slice]:
+    "Of some columns of a resize matrix the rows that are not all zero, and which these are."
+    found = part.any(1).nonzero()[:, 0]
+    reached = slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+    return part[reached], reached
+
+
+def shrunk_down(part: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """`part @ pixels`, float `(3, N, w)`, of which only few pixels are float at once.
+
+    - `part`: rows of a resize matrix, `(N, h)`.
+    - `pixels`: uint8 `(3, h, w)`.
+    """
+    _, h, w = pixels.shape
+    made = torch.zeros(3, len(part), w)
+    high = max(1, FLOATS // w)
+    for top in range(0, h, high):
+        few, reached = reached_rows(part[:, top : top + high])
+        made[:, reached] += few @ pixels[:, top : top + high].float()
+    return made
+
 # %% ../../nbs/engine/10_crop_pictures.ipynb #network-input
-STRIP = 1_000_000  # pixels of a crop that are in memory as float
+STRIP = 1_000_000  # pixels of a crop that are read at a time
 
 
 def network_input(tile: Place, crop: Crop) -> torch.Tensor:
@@ -42,15 +67,12 @@ def network_input(tile: Place, crop: Crop) -> torch.Tensor:
         for n, out in zip((h, w), crop.out_hw)
     )
     high = max(1, STRIP // w)
-    if high >= h:
-        return (rows @ (tile.window((t, l, h, w)) / 255) @ columns.T).clamp(0, 1)
     out = torch.zeros(3, *crop.out_hw)
     for top in range(0, h, high):
-        part = rows[:, top : top + high]
-        reached = part.any(1)  # the rows of the output that these pixels add to
-        pixels = tile.window((t + top, l, part.shape[1], w)) / 255
-        out[:, reached] += part[reached] @ pixels @ columns.T
-    return out.clamp(0, 1)
+        part, reached = reached_rows(rows[:, top : top + high])
+        pixels = tile.window((t + top, l, part.shape[1], w))
+        out[:, reached] += shrunk_down(part, pixels) @ columns.T
+    return (out / 255).clamp(0, 1)
 
 
 def as_picture(pixels: torch.Tensor) -> Image.Image:
@@ -248,6 +270,7 @@ def gsd_strip(
     draws: dict[str, tuple[Crop, ...]],
     gsd: float | None = None,
     figure: Figure | None = None,
+    histogram: tuple[list[float], dict[str, list[int]]] | None = None,
 ) -> Figure:
     """Ticks at the GSDs of draws of crops, a row each (matplotlib `Figure`).
 
@@ -256,6 +279,7 @@ def gsd_strip(
     - `draws`: crops by name, as from `local_draws`.
     - `gsd`: marked by a line, or by an arrow where it lies outside; metres per pixel.
     - `figure`: drawn into, and returned; None: a new one.
+    - `histogram`: as from `gsd_histogram`: bars behind the ticks, of one scale.
 
         gsd_strip(state.source_gsd, local_draws(state), state.gsd)
     """
@@ -269,8 +293,16 @@ def gsd_strip(
     ticks = [np.sort([gsd_of(c) for c in crops]) for crops in draws.values()]
     low = np.min(ticks) * 0.9
     high = np.max(ticks) * 1.1
+    if histogram:
+        edges, counts = histogram
+        low, high = min([low, *(0.98 * g for g in edges)]), max([high, *(1.02 * g for g in edges)])
+        most = max([1, *(n for c in counts.values() for n in c)])
     for ax, name, g, colour in zip(rows, draws, ticks, ('#0072B2', '#D55E00', '#009E73')):
-        ax.eventplot(g, colors=colour, linelengths=0.8, linewidths=2)
+        if histogram:
+            share = np.array(counts[name]) / most
+            look = dict(align='edge', color=colour, alpha=0.35, zorder=0)
+            ax.bar(edges[:-1], share, np.diff(edges), bottom=0.5, **look)
+        ax.eventplot(g, colors=colour, linelengths=0.4 if histogram else 0.8, linewidths=2)
         mark_gsd(ax, gsd, low, high)
         title = f'{name}: largest gap {np.diff(g).max():.2g} m/px'
         ax.set_title(title, fontsize=8, loc='left', pad=2)

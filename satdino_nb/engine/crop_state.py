@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 
 from .places import Place, RasterPlace
 from .tiles import Tile
 from ..gsd import Crop, check_gsd, crop_gsd
-from ..views import MultiCrop, ViewConfig
+from ..views import MultiCrop, ViewConfig, scale_segments
 
 # %% ../../nbs/engine/10_crop_state.ipynb #check-tile
 def known_gsd(tile: Place, name: str) -> float:
@@ -351,6 +352,47 @@ def local_draws(state: CropState) -> dict[str, tuple[Crop, ...]]:
         {how: len(crops) for how, crops in local_draws(state).items()}
     """
     return {k: state.draw(k)[state.config.n_global :] for k in ('uniform', 'random')}
+
+# %% ../../nbs/engine/10_crop_state.ipynb #gsd-histogram
+def gsd_histogram(state: CropState) -> tuple[list[float], dict[str, list[int]]]:
+    """How many local views of a draw lie in each segment of the recipe, sampled both ways.
+
+    - `state`: tile, recipe and seed.
+
+    The `n_local + 1` ends of the segments in m/px, ascending, and counts by 'uniform' and 'random';
+    all empty for a recipe without local views. A view is counted by its area.
+
+        edges, counts = gsd_histogram(state)   # counts['uniform'] is [1, 1, 1, ...]
+    """
+    c, pixels = state.config, state.hw[0] * state.hw[1]
+    if not c.n_local:
+        return [], dict(uniform=[], random=[])
+    segments = scale_segments(c.local_scale, c.n_local, c.by)
+    ends = np.array([segments[0][0], *(high for _, high in segments)])
+    edges = known_gsd(state.tile, state.name) * np.sqrt(ends * pixels) / c.local_size
+    counts = {}
+    for how, crops in local_draws(state).items():
+        areas = np.array([crop.height * crop.width / pixels for crop in crops])
+        inside = areas.clip(ends[0], ends[-1])  # sides are whole pixels
+        counts[how] = np.histogram(inside, ends)[0].tolist()
+    return edges.tolist(), counts
+
+
+def histogram_words(counts: Mapping[str, Sequence[int]], seed: int = 0) -> str:
+    """What a histogram shows, in words: how many segments have a view.
+
+    - `counts`: of `gsd_histogram`.
+    - `seed`: of the draw.
+
+        histogram_words(gsd_histogram(state)[1])   # 'local views of seed 0 in 10 segments ...'
+    """
+    if not counts['uniform']:
+        return 'the recipe has no local views'
+    parts = [
+        f'{how} in {sum(n > 0 for n in c)} of them, at most {max(c)} in one'
+        for how, c in counts.items()
+    ]
+    return f'local views of seed {seed} in {len(counts["uniform"])} segments: ' + '; '.join(parts)
 
 # %% ../../nbs/engine/10_crop_state.ipynb #state-code
 def state_code(state: CropState) -> str:

@@ -17,26 +17,43 @@ from pathlib import Path
 CELL = """from satdino_nb.explorer import Explorer
 from satdino_nb.vit import load_satdino
 
-Explorer({tiles!r}, gsd={gsd!r}, model=load_satdino({model!r}, verbose=False))"""
+model = load_satdino({model!r}, verbose=False)
+explorer = Explorer({tiles!r}, model, {collection!r}, gsd={gsd!r})
+
+explorer"""
 
 
-def explore_notebook(folder: str | Path, tiles: str | Path, model: str, gsd: float | None) -> Path:
+def explore_notebook(
+    folder: str | Path,
+    tiles: str | Path,
+    model: str,
+    gsd: float | None,
+    collection: str | Path | None = None,
+) -> Path:
     """Write the notebook of the page; its path.
 
     - `folder`: where to, which exists.
     - `tiles`: what `open_tiles` takes.
     - `model`: what `load_satdino` takes.
     - `gsd`: m/px of tiles that do not state theirs, or None.
+    - `collection`: tiles, or an index of `satdino embed`, for map and neighbours; None: without.
 
-    `FileNotFoundError` for tiles that are not there.
+    `FileNotFoundError` for tiles or a collection that are not there.
 
         explore_notebook('page', 'tiles', 'satdino-nano', gsd=10)
     """
     place = Path(tiles).resolve()
     if not place.exists():
         raise FileNotFoundError(f'{tiles}: no such folder or file of tiles')
+    if collection is not None:
+        if not Path(collection).exists():
+            raise FileNotFoundError(
+                f'{collection}: no such collection; a folder of tiles, or an index that '
+                '`satdino embed` wrote'
+            )
+        collection = str(Path(collection).resolve())
     model = str(Path(model).resolve()) if Path(model).exists() else model
-    source = CELL.format(tiles=str(place), gsd=gsd, model=model)
+    source = CELL.format(tiles=str(place), gsd=gsd, model=model, collection=collection)
     cell: dict[str, object] = dict(
         cell_type='code',
         id='explorer',
@@ -57,23 +74,24 @@ def explore_command(
     /,
     gsd: float | None = None,
     model: str = 'satdino-nano',
+    collection: str | Path | None = None,
     port: int = 8866,
     no_browser: bool = False,
 ) -> int:
     """Serve the explorer of tiles as a page until it is stopped; Voilà's exit code.
 
-    - `tiles`, `gsd`, `model`: as for `explore_notebook`.
+    - `tiles`, `gsd`, `model`, `collection`: as for `explore_notebook`.
     - `port`: of the page.
     - `no_browser`: only serve it.
 
     `ImportError` says how to get Voilà.
 
-        explore_command('tiles', gsd=10)
+        explore_command('tiles', gsd=10, collection='features.parquet')
     """
     if find_spec('voila') is None:
         raise ImportError("explore needs voila: pip install 'satdino_nb[explore]'")
     with tempfile.TemporaryDirectory(prefix='satdino-') as folder:
-        page = explore_notebook(folder, tiles, model, gsd)
+        page = explore_notebook(folder, tiles, model, gsd, collection)
         print(f'http://localhost:{port} shows {tiles}; Ctrl-C ends it', flush=True)
         options = [f'--port={port}', *(['--no-browser'] if no_browser else [])]
         command = [sys.executable, '-m', 'voila', str(page), '--show_tracebacks=True', *options]

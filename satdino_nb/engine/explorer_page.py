@@ -95,6 +95,9 @@ def bake_place(
     name = place['name']
     views = [asked(answers, kind='views', place=name, seed=seed)[0] for seed in range(seeds)]
     kept = [{how: v[how] for how in ('uniform', 'random')} for v in views]
+    counted = [asked(answers, kind='histogram', place=name, seed=s)[0] for s in range(seeds)]
+    for told in counted:
+        told['edges'] = [float(f'{v:.5g}') for v in told['edges']]
     found: list[dict] = []
     if model:
         tokens = list(model.get('tokens') or []) if model.get('grid') else []
@@ -104,7 +107,7 @@ def bake_place(
         words += f'were asked about, at {out} px: shown is the one most alike (dotted frame)'
         found = [a | dict(caption=words) for a in found]
         logger.info('%s: the model answered about %d crops', name, len(found))
-    return dict(views=kept, answers=found)
+    return dict(views=kept, histograms=counted, answers=found)
 
 # %% ../../nbs/engine/10_explorer_page.ipynb #save-page
 PAGE = """<!doctype html>

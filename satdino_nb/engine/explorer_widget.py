@@ -21,6 +21,7 @@ from .collection import check_model, collected, collection_strip
 from satdino_nb.engine.crop_panes import (
     BoxPane,
     ModelPane,
+    NeighbourPane,
     PicturePane,
     SamplingPane,
     SavePane,
@@ -243,8 +244,15 @@ class Explorer:
 
     @cached_property
     def model(self) -> ModelPane | None:
-        "A SatDINO model's estimate in words; None without such a model."
-        return ModelPane(self.state, self.network) if isinstance(self.network, SatViT) else None
+        "A model's answer in words, with an interval where a reader has one; None without a model."
+        return ModelPane(self.state, self.answers) if self.network is not None else None
+
+    @cached_property
+    def near(self) -> NeighbourPane | None:
+        "The crop's neighbours in the collection; None without one."
+        if self.collected is None:
+            return None
+        return NeighbourPane(self.state, self.answers)
 
     @cached_property
     def widget(self) -> Any:
@@ -256,8 +264,9 @@ class Explorer:
             for side in ((self.tile, self.crop), (self.sampling, self.strip))
         ]
         words = [self.model.box] if self.model else []
+        near = [self.near.box] if self.near else []
         controls = w.HBox(columns, layout=w.Layout(flex_flow='row wrap'))
-        return w.VBox([self.picture.box, *words, controls, self.save.box])
+        return w.VBox([self.picture.box, *words, controls, *near, self.save.box])
 
     def flush(self) -> None:
         "Do now what is debounced; wait for answers to the browser, and for the collection's map."
@@ -269,6 +278,8 @@ class Explorer:
         self.strip.later.flush()
         if self.model:
             self.model.later.flush()
+        if near := self.__dict__.get('near'):
+            near.update()
 
     def close(self) -> None:
         "Take all widgets away; the state stays, and the next display makes new ones."
@@ -279,8 +290,8 @@ class Explorer:
         if self.collected is not None and 'answers' in self.__dict__:
             assert self.answers.collection is not None
             self.answers.collection.close()
-        panes = ('picture', 'tile', 'crop', 'sampling', 'strip', 'save', 'model', 'widget', 'face')
-        for name in panes:
+        panes = ('picture', 'tile', 'crop', 'sampling', 'strip', 'save', 'model', 'near')
+        for name in (*panes, 'widget', 'face'):
             self.__dict__.pop(name, None)
 
     def save_html(self, path: str | Path, **options: Any) -> Path:

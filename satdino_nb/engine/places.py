@@ -153,7 +153,7 @@ class RasterPlace:
             stretch(values[:, i : i + n], valid[i : i + n], self.reading.limits)
             for i in range(0, values.shape[1], n)
         ]
-        return torch.cat(parts, 1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     @property
     def overview(self) -> torch.Tensor:

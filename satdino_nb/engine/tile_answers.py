@@ -37,7 +37,15 @@ from satdino_nb.engine.crop_pictures import (
     save_view,
     shrink,
 )
-from .crop_state import LEAST, CropState, centred_box, check_tile, state_code
+from satdino_nb.engine.crop_state import (
+    LEAST,
+    CropState,
+    centred_box,
+    check_tile,
+    gsd_histogram,
+    histogram_words,
+    state_code,
+)
 from .markup import visible
 from .patches import patch_similarity
 from .places import Place, RasterPlace, gsd_table
@@ -160,8 +168,42 @@ def estimated(
     gsd, low, high = (float(v[0]) for v in (said.gsd, said.low, said.high))
     return dict(gsd=gsd, low=low, high=high, level=reader.level), ''
 
+# %% ../../nbs/engine/10_tile_answers.ipynb #estimate-words
+def estimate_words(reply: Mapping[str, Any]) -> str:
+    """The answer of a model about a crop in one line: estimate, interval, truth; or why none.
+
+    - `reply`: to a question of kind 'model'.
+
+        estimate_words(answers.answer(dict(kind='model', token='none', **more))[0])
+    """
+    truth, said, why = reply['truth'], reply['estimate'], reply['why']
+    if said is None:
+        return f'The model does not answer{": " * bool(why)}{why}; effective GSD {truth:.3g} m/px'
+    sure = ''
+    if said['low'] is not None:
+        ends = f'{said["low"]:.3g} to {said["high"]:.3g}'
+        sure = f' ({round(100 * said["level"])} % interval {ends})'
+    words = f"Model's estimate {said['gsd']:.3g} m/px{sure}, effective GSD {truth:.3g} m/px"
+    return f'{words}; {why}' if why else words
+
+
+def neighbours_words(reply: Mapping[str, Any]) -> str:
+    """Neighbours of a crop in one line each: number, name, class, GSD, distance.
+
+    - `reply`: to a question of kind 'neighbours'.
+
+        neighbours_words(answers.answer(dict(kind='neighbours', k=6, **crop))[0])
+    """
+    lines = []
+    for n, row in enumerate(reply['rows'], 1):
+        gsd = 'GSD unknown' if row['gsd'] is None else f'{row["gsd"]:.3g} m/px'
+        label = f', {row["label"]}' if row['label'] else ''
+        lines.append(f'{n}. {row["name"]}{label}: {gsd}, {row["distance"]:.3f} away')
+    return '\n'.join(lines)
+
 # %% ../../nbs/engine/10_tile_answers.ipynb #tile-answers
-KINDS = tuple('overview input views model save rendered neighbours map thumb place_of'.split())
+KINDS: tuple[str, ...] = ('overview', 'input', 'views', 'histogram', 'model', 'save', 'rendered')
+KINDS += ('neighbours', 'map', 'thumb', 'place_of')
 VISITED = 32  # tiles of the collection that stay among the places
 
 
@@ -325,6 +367,11 @@ class TileAnswers:
             for how in ('uniform', 'random')
         }
         return told, []
+
+    def answer_histogram(self, place: str, seed: int) -> tuple[dict, list[bytes]]:
+        "The local views of a seed, counted in segments that both samplings share."
+        edges, counts = gsd_histogram(replace(self.state(place, None, 16), seed=seed))
+        return dict(edges=edges, words=histogram_words(counts, seed), **counts), []
 
     def view(self, crop: Crop, i: int, gsd: float) -> dict:
         "One view as the browser draws it."

@@ -9,6 +9,7 @@ const GONE = 'No answer from the kernel: it is busy, or gone. If this stays so, 
 const QUIET = 6000; // milliseconds without an answer, after which that is said
 const POLL = 800; // milliseconds until a collection that is being computed is asked again
 const REST = 180; // milliseconds after a key until the model is asked
+const CALM = 150; // milliseconds after the last change until a histogram is asked for
 const STATE = [
   'place', 'box', 'out', 'sampling', 'seed', 'square',
   'token', 'layer', 'head', 'mass', 'opacity', 'patch',
@@ -22,6 +23,9 @@ const CIVIDIS = [
   '#7d7c78', '#8c8878', '#9b9476', '#aba072', '#bcae6c', '#cdbb63', '#dec958', '#f0d846',
   '#fee838',
 ].map((c) => [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)));
+const LANES = [['uniform', 50], ['random', 86]]; // of the scale axis: where their marks stand
+const TALL = 30; // CSS pixels of the highest bar of a histogram
+const LINE = 112; // where the scale axis is drawn, from the top
 const KIND_COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000'];
 const KIND_SHAPES = ['circle', 'square', 'up', 'diamond', 'down'];
 
@@ -72,18 +76,20 @@ export function effectiveGsd(box, gsd, out) {
   return (gsd * 2) / (out / box[2] + out / box[3]);
 }
 
+/** A value between those of equal parts of an axis, `t` counted from the middle of the first. */
+function between(values, t) {
+  const last = values.length - 1;
+  const i = limit(Math.floor(t), 0, Math.max(0, last - 1)); // beyond the ends the slope goes on
+  return values[i] + (t - i) * (values[Math.min(i + 1, last)] - values[i]);
+}
+
 /** GSD of the source about the middle of a box: between the places of a table, where there is one. */
 export function sourceGsd(place, box) {
   const table = place.gsds;
   if (!table) return place.gsd;
-  const at = (k, n) => limit(((box[k] + box[k + 2] / 2) / place.hw[k]) * n - 0.5, 0, n - 1);
-  const [y, x] = [at(0, table.length), at(1, table[0].length)];
-  const [i, j] = [Math.floor(y), Math.floor(x)];
-  const row = (k) => {
-    const values = table[Math.min(k, table.length - 1)];
-    return values[j] + (x - j) * (values[Math.min(j + 1, values.length - 1)] - values[j]);
-  };
-  return row(i) + (y - i) * (row(i + 1) - row(i));
+  const at = (k, n) => ((box[k] + box[k + 2] / 2) / place.hw[k]) * n - 0.5;
+  const rows = table.map((row) => between(row, at(1, row.length)));
+  return between(rows, at(0, rows.length));
 }
 
 /** Effective GSD of a box of a place that becomes `out` pixels. */
@@ -114,6 +120,12 @@ export function logTicks(low, high) {
     for (const s of [1, 2, 5]) ticks.push(Number((s * 10 ** e).toPrecision(1)));
   }
   return ticks.filter((v) => v >= low * 0.9999 && v <= high * 1.0001);
+}
+
+/** Bars of a histogram that count anything: their ends on the axis, and share of the highest. */
+export function barsOf(edges, counts, most) {
+  const bars = counts.map((n, k) => ({ low: edges[k], high: edges[k + 1], share: n / most }));
+  return bars.filter((bar) => bar.share > 0);
 }
 
 /** Which of the largest values make up `share` of their sum: 1 or 0 for each; all for share 0. */
@@ -1044,8 +1056,10 @@ class Axis {
     this.mark = svg('g', { class: 'satdino-x-mark', tabindex: '0', role: 'slider' });
     this.mark.setAttribute('aria-label', 'effective GSD of the crop, metres per pixel');
     this.answered = svg('g', { 'aria-hidden': 'true' });
-    this.drawing.append(this.back, this.marks, this.answered, this.mark);
-    this.root.append(this.drawing);
+    this.bars = svg('g', { 'aria-hidden': 'true' });
+    this.drawing.append(this.back, this.bars, this.marks, this.answered, this.mark);
+    this.words = part('note', { role: 'note', 'aria-label': 'histogram of GSDs' });
+    this.root.append(this.drawing, this.words);
     follow(this.mark, () => this.grab(), () => app.released());
     this.mark.addEventListener('keydown', (e) => this.key(e));
     this.marks.addEventListener('click', (e) => {
@@ -1091,7 +1105,7 @@ class Axis {
     this.width = Math.max(300, this.root.clientWidth);
     this.left = 76;
     this.right = 30;
-    this.height = this.app.setup.model?.answers_gsd ? 148 : 122;
+    this.height = LINE + (this.app.setup.model?.answers_gsd ? 52 : 26);
     this.drawing.setAttribute('viewBox', `0 0 ${this.width} ${this.height}`);
     this.drawing.style.height = `${this.height}px`;
     this.paintViews();
@@ -1106,33 +1120,53 @@ class Axis {
     const add = (kind, look, text) => rows.push(svg(kind, look, text));
     const [from, to] = [this.x(low), this.x(high)];
     const sensor = limit(this.x(app.place.gsd), from, to);
-    const finer = { x: from, y: 26, width: sensor - from, height: 70 };
+    const finer = { x: from, y: 26, width: sensor - from, height: LINE - 26 };
     add('rect', { class: 'satdino-x-finer', ...finer });
     if (sensor - from > 190) {
-      add('text', { class: 'satdino-x-faint', x: from + 6, y: 90 }, 'upsampled: no new detail');
+      add('text', { class: 'satdino-x-faint', x: from + 6, y: LINE - 5 }, 'upsampled: no new detail');
     }
     for (const v of logTicks(low, high)) {
       const at = this.x(v);
-      add('line', { class: 'satdino-x-grid', x1: at, x2: at, y1: 26, y2: 102 });
-      add('text', { x: at, y: 115, 'text-anchor': 'middle' }, digits(v));
+      add('line', { class: 'satdino-x-grid', x1: at, x2: at, y1: 26, y2: LINE + 6 });
+      add('text', { x: at, y: LINE + 19, 'text-anchor': 'middle' }, digits(v));
     }
-    add('line', { class: 'satdino-x-line', x1: from, x2: to, y1: 96, y2: 96 });
+    add('line', { class: 'satdino-x-line', x1: from, x2: to, y1: LINE, y2: LINE });
     if (sensor > from && sensor < to) {
-      add('line', { class: 'satdino-x-sensor', x1: sensor, x2: sensor, y1: 26, y2: 102 });
+      add('line', { class: 'satdino-x-sensor', x1: sensor, x2: sensor, y1: 26, y2: LINE + 6 });
       const right = sensor > to - 110;
-      const look = { x: sensor + (right ? -5 : 5), y: 90, 'text-anchor': right ? 'end' : 'start' };
+      const end = right ? 'end' : 'start';
+      const look = { x: sensor + (right ? -5 : 5), y: LINE - 5, 'text-anchor': end };
       add('text', { class: 'satdino-x-faint', ...look }, `source ${digits(app.place.gsd)} m/px`);
     }
-    add('text', { x: from - 10, y: 115, 'text-anchor': 'end' }, 'm/px');
+    add('text', { x: from - 10, y: LINE + 19, 'text-anchor': 'end' }, 'm/px');
     this.lanes(add);
     this.back.replaceChildren(...rows);
+    this.paintBars();
+  }
+
+  /** Bars behind the marks: both samplings counted in the same segments, drawn to one scale. */
+  paintBars() {
+    const { app } = this;
+    const { edges = [], ...counts } = app.histogram || {};
+    const most = Math.max(1, ...LANES.flatMap(([how]) => counts[how] || []));
+    const shown = new Set(app.shownViews().map(([how]) => how));
+    const bars = LANES.flatMap(([how, y]) => barsOf(edges, counts[how] || [], most).map((bar) => {
+      const [left, right] = [this.x(bar.low), this.x(bar.high)];
+      const place = { x: left, y: y + 12 - TALL * bar.share, width: Math.max(1, right - left) };
+      const look = { fill: COLOUR[how], opacity: shown.has(how) ? 0.55 : 0.3 };
+      const size = { height: TALL * bar.share, 'data-how': how };
+      return svg('rect', { class: 'satdino-x-count', ...place, ...size, ...look });
+    }));
+    this.bars.replaceChildren(...bars);
+    app.root.dataset.bars = bars.length;
+    this.words.textContent = counts.words ? `Bars: ${counts.words}` : '';
   }
 
   lanes(add) {
     const { app } = this;
     const marks = [];
     const shown = new Set(app.shownViews().map(([how]) => how));
-    [['uniform', 44], ['random', 70]].forEach(([how, y]) => {
+    LANES.forEach(([how, y]) => {
       const words = shown.has(how) ? how : `${how}`;
       const look = { class: shown.has(how) ? '' : 'satdino-x-faint' };
       add('text', { x: this.left - 10, y: y + 4, 'text-anchor': 'end', ...look }, words);
@@ -1167,11 +1201,12 @@ class Axis {
     const text = `${digits(gsd)} m/px`;
     const half = text.length * 3.9 + 9;
     const at = limit(x, this.left + half - 40, this.width - half - 1);
+    const grip = { x: x - 14, y: 0, width: 28, height: LINE + 10 };
     const pill = { x: at - half, y: 1, width: 2 * half, height: 21, rx: 10 };
     const rows = [
-      svg('rect', { class: 'satdino-x-grip', x: x - 14, y: 0, width: 28, height: 106 }),
-      svg('line', { class: 'satdino-x-mark-under', x1: x, x2: x, y1: 18, y2: 106 }),
-      svg('line', { class: 'satdino-x-mark-line', x1: x, x2: x, y1: 18, y2: 106 }),
+      svg('rect', { class: 'satdino-x-grip', ...grip }),
+      svg('line', { class: 'satdino-x-mark-under', x1: x, x2: x, y1: 18, y2: LINE + 10 }),
+      svg('line', { class: 'satdino-x-mark-line', x1: x, x2: x, y1: 18, y2: LINE + 10 }),
       svg('rect', { class: 'satdino-x-pill', ...pill }),
       svg('text', { class: 'satdino-x-pill-words', x: at, y: 16, 'text-anchor': 'middle' }, text),
     ];
@@ -1187,7 +1222,7 @@ class Axis {
     if (!answer) return [];
     const [from, to] = [this.left, this.width - this.right];
     const at = (v) => limit(this.x(v), from, to);
-    const [x, y] = [at(answer.gsd), 134];
+    const [x, y] = [at(answer.gsd), LINE + 38];
     const rows = [svg('text', { x: from - 10, y: y + 4, 'text-anchor': 'end' }, 'model')];
     if (answer.low !== null && answer.low !== undefined) {
       const look = { class: 'satdino-x-interval', stroke: COLOUR.model };
@@ -1601,6 +1636,7 @@ class App {
     this.dragging = false;
     this.model = null; // the last answer
     this.views = null; // of this place and seed, both ways
+    this.histogram = null; // of the local views of this seed
     this.state = Object.fromEntries(STATE.map((name) => [name, transport.get(name)]));
     this.root = part('root', { role: 'group', 'aria-label': 'explorer' });
     this.root.classList.add('satdino-x');
@@ -1637,6 +1673,11 @@ class App {
       (args) => this.ask('views', args),
       (answer, args) => this.showViews(answer.reply, args),
       (words) => this.fail('views', words),
+    );
+    this.histogramLine = new Line(
+      (args) => this.ask('histogram', args),
+      (answer, args) => this.showHistogram(answer.reply, args),
+      (words) => this.fail('histogram', words),
     );
   }
 
@@ -1729,7 +1770,8 @@ class App {
     const { gsd, gsds, hw } = this.place;
     const { out } = this.state;
     const [finest, coarsest] = [Math.min, Math.max].map((f) => f(gsd, ...(gsds || []).flat()));
-    const views = [...(this.views?.uniform || []), ...(this.views?.random || [])].map((v) => v.gsd);
+    const drawn = [...(this.views?.uniform || []), ...(this.views?.random || [])];
+    const views = [...drawn.map((v) => v.gsd), ...(this.histogram?.edges || [])];
     const low = Math.min((finest * LEAST * 2) / out, gsd, ...views);
     const high = Math.max((coarsest * Math.min(...hw)) / out, gsd, ...views);
     return [low / 1.06, high * 1.06];
@@ -1811,6 +1853,7 @@ class App {
   moved() {
     this.model = null;
     this.views = null;
+    this.histogram = null;
     this.modelPane.trail = [];
     this.renew();
   }
@@ -1853,6 +1896,20 @@ class App {
 
   fetchViews() {
     this.viewsLine.want({ place: this.state.place, seed: this.state.seed });
+    clearTimeout(this.counting); // whoever draws again and again gets one histogram, at the end
+    this.counting = setTimeout(() => {
+      const { place, seed } = this.state;
+      this.histogramLine.want({ place, seed }, !this.histogram);
+    }, CALM);
+  }
+
+  showHistogram(reply, args) {
+    if (args.place !== this.state.place) return;
+    this.histogram = reply;
+    this.root.dataset.histogram = args.seed;
+    this.heal('histogram');
+    this.axis.paintViews();
+    this.paintSoon();
   }
 
   showViews(reply, args) {
@@ -2022,6 +2079,7 @@ class App {
     this.watch.disconnect();
     this.off?.();
     clearTimeout(this.resting);
+    clearTimeout(this.counting);
     this.transport.close?.();
     this.root.remove();
   }
@@ -2108,6 +2166,10 @@ export function pageTransport(baked) {
     views: ({ place, seed }) => {
       const { views } = baked.places[place];
       return answer(views[seed % views.length]);
+    },
+    histogram: ({ place, seed }) => {
+      const { histograms } = baked.places[place];
+      return answer(histograms[seed % histograms.length]);
     },
     model: ({ place, box, token }) => {
       const known = baked.places[place].answers;
