@@ -1,13 +1,16 @@
 """The explorer in a real JupyterLab: gestures reach the kernel, a picture stays in its place."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from browsing import (
+    HERE,
     IN_A_BROWSER,
+    PATIENCE,
     browser_page,
     explore_command,
     needs,
@@ -249,8 +252,11 @@ def test_satdino_explore_serves_a_raster_and_a_collection(lab, tmp_path):
     big = big_file(tmp_path / 'big.tif')
     index = tmp_path / 'few.npz'
     embed_tiles(sample_tiles('test').subset(range(0, 90, 9)), index, 'satdino-nano')
-    page = lab[0].context.new_page()
-    page.set_viewport_size(dict(width=1300, height=1500))
+    context = lab[0].context.browser.new_context(viewport=dict(width=1300, height=1500))
+    page, away, refused = context.new_page(), [], []
+    page.set_default_timeout(PATIENCE * 1000)
+    context.on('request', lambda r: re.match(HERE, r.url) or away.append(r.url))
+    context.on('requestfailed', lambda r: 'csp' in (r.failure or '') and refused.append(r.url))
     with explore_command(big, '--collection', index) as address:
         page.goto(address, timeout=600_000)
         page.locator('.satdino-x[data-shown]').wait_for(timeout=600_000)
@@ -264,7 +270,8 @@ def test_satdino_explore_serves_a_raster_and_a_collection(lab, tmp_path):
         near = [int(i) for i in data(page)['near'].split()]
         assert len(set(near)) == 6 and max(near) < 10
         screenshot(page, 'explorer_voila')
-    page.close()
+    context.close()
+    assert set(away) <= set(refused), away  # what Voila's own page asks for elsewhere
 
 
 def test_nothing_left_the_machine_and_no_widget_complained(lab):
