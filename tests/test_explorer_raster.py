@@ -3,19 +3,21 @@
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from exploring import big_file
+from PIL import Image
 
 from satdino_nb.data import Tile
 from satdino_nb.engine import places
 from satdino_nb.engine.crop_pictures import STRIP, caption, network_input, save_view
 from satdino_nb.engine.crop_state import CropState, view_options
 from satdino_nb.engine.georeference import metres_per_degree
-from satdino_nb.engine.places import OVERVIEW, RasterPlace
+from satdino_nb.engine.places import OVERVIEW, RasterPlace, open_places
 from satdino_nb.engine.rasters import raster_pixels
 from satdino_nb.engine.tile_answers import TileAnswers
 from satdino_nb.explorer import Explorer
@@ -202,6 +204,17 @@ def test_a_page_and_a_collection_of_a_raster(tmp_path, ground):
     assert there['name'] == 'survey' and tuple(there['box']) == collection.tiles.boxes[7]
     window = explorer.state.tiles['survey'].window(there['box'])
     assert torch.equal(window, collection.tiles[7].image)
+
+
+def test_a_file_larger_than_pillow_likes_is_opened_without_a_warning(tmp_path, ground, monkeypatch):
+    "Only its header is read by Pillow."
+    path = written(tmp_path / 'a.tif', ground)
+    monkeypatch.setattr('PIL.Image.MAX_IMAGE_PIXELS', 1_000_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error', Image.DecompressionBombWarning)
+        assert isinstance(open_places(path)[0], RasterPlace)
+        with pytest.raises(Image.DecompressionBombWarning):
+            Image.open(path)
 
 
 def test_what_is_no_place_is_refused_by_name(tmp_path, ground):

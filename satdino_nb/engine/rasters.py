@@ -5,19 +5,22 @@
 # %% auto #0
 __all__ = ['TIFF_SUFFIXES', 'RASTER_SUFFIXES', 'LOCATED_SUFFIXES', 'WORLD_TAGS', 'GDAL_TAGS', 'WORLD_ENDS', 'OWN_ENDS',
            'SIDECARS', 'STRETCHED', 'STEPS', 'EARTH_RADIUS', 'window_boxes', 'Windows', 'geotiff_tiles', 'sidecars',
-           'world_ends', 'has_sidecar', 'kind_of', 'with_rasters', 'as_geotiles', 'all_georeferenced', 'footprints',
-           'lonlat', 'ground_squares']
+           'world_ends', 'has_sidecar', 'header_of', 'kind_of', 'with_rasters', 'as_geotiles', 'all_georeferenced',
+           'footprints', 'lonlat', 'ground_squares']
 
 # %% ../../nbs/engine/02_rasters.ipynb #rasters-imports
 import copy
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import shorten
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm.auto import tqdm
 
 from .bands import Reading, grid_hw, read_window, settle
@@ -379,6 +382,15 @@ def has_sidecar(path: Path, beside: set[str]) -> bool:
     return not beside.isdisjoint(own)
 
 
+@contextmanager
+def header_of(path: Path) -> Iterator[Image.Image]:
+    "A picture whose pixels are not read, so that it may be of any size: Pillow does not warn."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+        with open_picture(path) as image:
+            yield image
+
+
 def kind_of(path: Path, beside: set[str]) -> str:
     """'located' (georeferenced), 'raster' (not, but only rasterio reads it right), or 'picture'.
 
@@ -389,7 +401,7 @@ def kind_of(path: Path, beside: set[str]) -> str:
     if suffix not in LOCATED_SUFFIXES | {'.png'} and not sidecar:
         return 'picture'
     try:
-        with open_picture(path) as image:
+        with header_of(path) as image:
             tags = set(getattr(image, 'tag_v2', ()))
             deep = is_deep(image)
             odd = bool(tags & GDAL_TAGS) or (suffix in TIFF_SUFFIXES and len(image.getbands()) == 4)
