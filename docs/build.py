@@ -28,9 +28,9 @@ LINK = re.compile(r'(?<!`)(!?\[[^\]\n]*\]\()([^)\s]+)(\))')
 
 
 def notebooks():
-    "Paths of all notebooks but solutions, from the repository's root."
+    "Paths of all notebooks but solutions and the table of answers, from the repository's root."
     found = [p.relative_to(REPO) for p in sorted((REPO / 'nbs').rglob('*.ipynb'))]
-    hidden = {'.ipynb_checkpoints', 'solutions'}  # solutions stay out of a student's way
+    hidden = {'.ipynb_checkpoints', 'solutions', '00_answers.ipynb'}  # out of a student's way
     return [p for p in found if not hidden & set(p.parts)]
 
 
@@ -69,6 +69,12 @@ def shown_code(source):
     return '\n'.join(line for line in lines if not line.startswith('#|')).strip('\n')
 
 
+def alt_text(source, heading):
+    "What a cell's `#| fig-alt:` says of its pictures; without one, the heading that it is under."
+    said = re.search(r'^#\| fig-alt: (.+)$', source, re.M)
+    return said[1] if said else f'Figure: {heading}'.replace('`', '')
+
+
 def page_of_notebook(path, pages, online):
     "The notebook at `path` for the site, a dict: links turned, directives gone, pictures named."
     notebook = json.loads((REPO / path).read_text())
@@ -79,8 +85,8 @@ def page_of_notebook(path, pages, online):
             heading = ([heading] + re.findall(r'^#+ (.+)$', source, re.M))[-1]
             source = turn_links(source, path, pages, online)
         elif cell['cell_type'] == 'code':
+            alt = alt_text(source, heading)
             source = shown_code(source)
-            alt = f'Figure: {heading}'.replace('`', '')
             cell['metadata'] = {**cell['metadata'], 'mystnb': {'image': {'alt': alt}}}
         if source:
             cells.append({**cell, 'source': source})

@@ -22,7 +22,7 @@ from nbconvert.filters.markdown_mistune import markdown2html_mistune
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / 'docs'))
 sys.path.insert(0, str(REPO / 'lab'))
-from build import in_order, mathematics, numbered, shown_code  # noqa: E402
+from build import alt_text, in_order, mathematics, numbered, shown_code  # noqa: E402
 from student import lessons, named  # noqa: E402
 
 PAGE = """<!doctype html>
@@ -69,7 +69,7 @@ def pictures(cell, alt):
         for kind in ('image/jpeg', 'image/png'):
             if data := out.get('data', {}).get(kind):
                 data = ''.join(data).replace('\n', '')
-                words = html.escape(alt, quote=True)
+                words = html.escape(alt_text(''.join(cell['source']), alt), quote=True)
                 made.append(f'<img alt="{words}" src="data:{kind};base64,{data}">')
                 break
     return made

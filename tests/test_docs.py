@@ -1,5 +1,6 @@
 "The site: built without a warning, and what its check is there for."
 
+import html
 import json
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from satdino_nb.engine.checks import EXERCISES
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / 'docs'))
@@ -31,6 +34,29 @@ def site(tmp_path_factory):
 @slow
 def test_links_lead_somewhere_and_nothing_is_fetched(site):
     assert check.faults(site) == []
+
+
+@slow
+def test_answers_are_on_no_page(site):
+    assert not list(site.rglob('*00_answers*')) and not list(site.rglob('*solutions*'))
+    shown = ''.join(p.read_text() for p in [*site.rglob('*.html'), site / 'searchindex.js'])
+    for name, exercise in EXERCISES.items():
+        for words in [exercise.hint, *exercise.mistakes]:
+            assert words not in shown and html.escape(words) not in shown, name
+
+
+def test_every_picture_of_a_lesson_is_described():
+    "By its cell's `#| fig-alt:`, which the site and the slides show in its place."
+    pages = [*REPO.glob('nbs/[0-9]*.ipynb'), *REPO.glob('nbs/experiments/*.ipynb')]
+    described = []
+    for path in [*pages, REPO / 'nbs/index.ipynb']:
+        for cell in json.loads(path.read_text())['cells']:
+            kinds = [k for o in cell.get('outputs', []) for k in o.get('data', {})]
+            if any(k.startswith('image/') for k in kinds):
+                words = build.alt_text(''.join(cell['source']), '')
+                assert len(words) > 30 and not words.startswith('Figure'), (path.name, cell['id'])
+                described.append(words)
+    assert len(described) > 80 and len(set(described)) == len(described)
 
 
 @slow

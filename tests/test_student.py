@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from satdino_nb.engine.checks import EXERCISES
+
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO / 'lab'))
 import student  # noqa: E402
@@ -37,6 +39,9 @@ def test_the_copy_has_every_lesson_and_neither_directives_outputs_nor_solutions(
         assert not any(c.get('outputs') for c in cells), path
         assert not re.search(r'^#\|', '\n'.join(code_of(path)), re.M), path
         assert len(cells) == len({c['id'] for c in cells}), path
+    texts = '\n'.join(p.read_text() for p in folder.rglob('*.ipynb'))
+    for name, exercise in EXERCISES.items():
+        assert not any(words in texts for words in [exercise.hint, *exercise.mistakes]), name
 
 
 def test_links_of_the_copy_lead_somewhere(folder):

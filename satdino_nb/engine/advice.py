@@ -357,5 +357,5 @@ def advice_figure(advices: dict[str, Advice]) -> Figure:
     ax.set_xlabel('GSD that the network is shown (m/px)' if by_gsd else 'input size (px)')
     ax.set_ylabel(f'{first.measure} (%)', fontsize=9)
     ax.grid(c='0.9')
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
     return fig

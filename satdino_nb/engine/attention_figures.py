@@ -271,7 +271,7 @@ def attention_figure(
     nets = {'': model}
     if control is not False and control is not None:
         own = control is True
-        name = f', untrained (seed {seed})' if own else ', untrained'
+        name = f'\nuntrained (seed {seed})' if own else '\nuntrained'
         nets[name] = untrained(model, seed) if own else control
     maps = {
         f'{t.upper()} token, {way_name(head, layer)}{name}': tile_map(
@@ -357,7 +357,7 @@ def show_mass(
     shown = attention_mass(weights.flatten(), keep).unflatten(0, tuple(weights.shape))
     ax.imshow(cut_out(picture, shown).permute(1, 2, 0).numpy())
     ax.axis('off')
-    ax.set_title(f'{title}: {100 * shown.float().mean():.0f} % of patches', fontsize=9)
+    ax.set_title(f'{title}\n{100 * shown.float().mean():.0f} % of patches', fontsize=9)
 
 
 def layers_figure(
@@ -389,6 +389,7 @@ def layers_figure(
     drawn_on: list[Axes] = []
     for (first, *others), t in zip(grid, tokens):
         show_picture(picture, gsd, first)
+        first.set_title(first.get_title().replace(' at ', '\nat '), fontsize=9)
         maps |= {f'{t.upper()}, layer {i}': relative_map(a, t, head) for i, a in zip(layers, found)}
         drawn_on += others
     colour_bar(overlays(picture, maps, drawn_on, opacity), drawn_on)

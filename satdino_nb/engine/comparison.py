@@ -7,6 +7,7 @@ __all__ = ['by_arm', 'SeedSpread', 'seed_spread', 'resolvable', 'seeds_for', 'Ga
            'experiment_figure']
 
 # %% ../../nbs/engine/13_comparison.ipynb #cm-imports
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
+from .figures import PAGE
 from .markup import as_label, markdown_table
 
 # %% ../../nbs/engine/13_comparison.ipynb #spread
@@ -185,7 +187,8 @@ def experiment_figure(
         experiment_figure(rows, {'knn': 'kNN accuracy (%)'})
     """
     arms = list(dict.fromkeys(row['arm'] for row in rows))
-    fig = Figure(figsize=(2.2 + 2.6 * len(measures), 0.9 + 0.34 * len(arms)), layout='constrained')
+    wide = min(PAGE, 2.2 + 2.6 * len(measures))
+    fig = Figure(figsize=(wide, 1.0 + 0.34 * len(arms)), layout='constrained')
     axes = np.atleast_1d(fig.subplots(1, len(measures), sharey=True))
     for ax, (measure, title) in zip(axes, measures.items()):
         values = by_arm(rows, measure)
@@ -194,7 +197,8 @@ def experiment_figure(
             ax.plot(x, [i] * len(x), 'o', mfc='none', c='#0072B2')
             if len(x):
                 ax.plot([x.mean()], [i], '|', ms=16, mew=2, c='black')
-        ax.set_xlabel(as_label(title))
+        letters = max(16, int(12 * (wide - 1.6) / len(measures)))  # in a line below a panel
+        ax.set_xlabel(textwrap.fill(as_label(title), letters))
         ax.grid(axis='x', color='0.9')
     axes[0].set(yticks=range(len(arms)), yticklabels=[as_label(a) for a in arms])
     axes[0].set_ylim(len(arms) - 0.4, -0.6)

@@ -10,12 +10,12 @@ __all__ = ['HEAD', 'radial_power', 'spectrum_line', 'show_spectra', 'picture_sta
 # %% ../../nbs/engine/07_5_gsd_readout.ipynb #ro-imports
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from .figures import series_style
 from satdino_nb.engine.gsd_fit import (
     MEASURES,
     GSDResult,
@@ -68,13 +68,12 @@ def spectrum_line(power: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/engine/07_5_gsd_readout.ipynb #show-spectra
 def show_spectra(ax, grey: dict[str, torch.Tensor]) -> None:
     "Draw mean spectra on `ax`, with their slopes, of pictures `(B, S, S)` from 0 to 1 by name."
-    for (name, x), style in zip(grey.items(), cycle(('-', '--', '-.', ':'))):
+    for i, (name, x) in enumerate(grey.items()):
         power = radial_power(x)
         slope = spectrum_line(power)[:, 0].mean()
         frequency = np.arange(2, power.shape[1] + 2)
-        ax.loglog(
-            frequency, power.mean(0).exp(), style, label=f'{as_label(name)}: slope {slope:.1f}'
-        )
+        label = f'{as_label(name)}: slope {slope:.1f}'
+        ax.loglog(frequency, power.mean(0).exp(), label=label, **series_style(i, marker=''))
     ticks = 2 ** np.arange(1, int(np.log2(frequency[-1] + 1)) + 1)
     ax.set_xticks(ticks, [str(t) for t in ticks])
     ax.minorticks_off()
@@ -310,7 +309,7 @@ def show_gsd(ax, result: GSDResult, title: str = '', ends: tuple | None = None) 
         (0.5, dict(c='.6', lw=0.8)),
     ):
         ax.plot(line, times * line, **style)
-    ax.scatter(result.true, result.said, s=10, alpha=0.7, zorder=3)
+    ax.scatter(result.true, result.said, s=10, color='#0072B2', alpha=0.7, zorder=3)
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale('log', base=2)
         axis.set_ticks(ticks, [f'{t:g}' for t in ticks])
@@ -332,9 +331,9 @@ def show_bias(ax, results: dict[str, GSDResult]) -> None:
         x = np.log2([b.low for b in r.bias]) + 0.5 + 0.12 * (k - (len(results) - 1) / 2)
         e = [b.bias for b in r.bias]
         bars = np.nan_to_num([[v.value - v.low for v in e], [v.high - v.value for v in e]])
-        ax.errorbar(
-            x, [v.value for v in e], yerr=bars, fmt='o', ms=4, capsize=3, label=as_label(name)
-        )
+        look = series_style(k, linestyle='')
+        means = [v.value for v in e]
+        ax.errorbar(x, means, yerr=bars, ms=4, capsize=3, label=as_label(name), **look)
     ticks = [b.low for b in r.bias]
     ax.axhline(0, c='k', ls=':')
     ax.set_xticks(
@@ -343,7 +342,7 @@ def show_bias(ax, results: dict[str, GSDResult]) -> None:
         fontsize=8,
     )
     ax.set(xlabel='true GSD (m/px)', ylabel='bias (octaves)')
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1), frameon=False)
 
 # %% ../../nbs/engine/07_5_gsd_readout.ipynb #risk-curve
 def risk_curve(error: np.ndarray, uncertainty: np.ndarray) -> np.ndarray:
@@ -415,19 +414,16 @@ def risk_coverage(
 # %% ../../nbs/engine/07_5_gsd_readout.ipynb #show-risk
 def show_risk(ax, rc: RiskCoverage, title: str = '') -> None:
     "Draw risk over coverage on `ax`, between the best possible order and random order."
-    ax.plot(100 * rc.coverage, rc.risk, label=f'by uncertainty: area {rc.area.value:.2f}')
-    ax.plot(
-        100 * rc.coverage,
-        rc.best,
-        c='C2',
-        ls='--',
-        label=f'best possible order: {rc.best.mean():.2f}',
-    )
-    ax.axhline(rc.risk[-1], c='.5', ls=':', label=f'random order: {rc.risk[-1]:.2f}')
+    x = 100 * rc.coverage
+    area = f'by uncertainty: area {rc.area.value:.2f}'
+    best = f'best possible order: {rc.best.mean():.2f}'
+    ax.plot(x, rc.risk, label=area, **series_style(0, marker=''))
+    ax.plot(x, rc.best, label=best, **series_style(1, marker=''))
+    ax.axhline(rc.risk[-1], c='k', ls=':', label=f'random order: {rc.risk[-1]:.2f}')
     ax.set(
         xlabel='coverage (% of images answered)',
         ylabel='mean error (octaves)',
-        ylim=(0, 1.6 * max(rc.risk[-1], rc.risk.max())),
-        title=title,
+        ylim=(0, 1.1 * max(rc.risk[-1], rc.risk.max())),
     )
-    ax.legend(fontsize=8, loc='upper right')
+    ax.set_title(title, pad=48)
+    ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1), frameon=False)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 
+from .figures import PAGE
 from .lengths import metres_text
 from .scale_bars import scale_bar
 from .tiles import Tile, collate
@@ -101,13 +102,15 @@ def grid_of_axes(
     """Axes `(rows, columns)`: the given ones, or those of a new figure.
 
     - `axes`: `rows * columns` matplotlib axes, or None; `ValueError` for another number.
-    - `width`, `height`: of each in a new figure, in inches.
+    - `width`, `height`: of each in a new figure, in inches; less where they do not fit on a page.
     - `beside`: room for a colour bar in a new figure, in inches.
 
         grid_of_axes(None, 2, 3, 2.6, 2.7).shape   # (2, 3)
     """
     if axes is None:
-        size = (width * columns + beside, height * rows)
+        wide = width * columns + beside
+        shrunk = min(1, PAGE / wide)
+        size = (shrunk * wide, shrunk * height * rows)
         axes = Figure(figsize=size, layout='constrained').subplots(rows, columns)
     found = np.array(axes, dtype=object).ravel()
     if len(found) != rows * columns:

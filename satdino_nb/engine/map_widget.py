@@ -33,8 +33,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from .exports import tile_columns
+from .figures import OKABE_ITO
 from .layouts import Map, check_rows
-from .map_figures import OKABE_ITO, check_tiles, class_name, map_figure
+from .map_figures import check_tiles, class_name, map_figure
 from .markup import as_cell, visible, write_csv
 from .messages import has_kernel
 from .tiles import Tile, Tiles

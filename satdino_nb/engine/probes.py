@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .figures import series_style
 from .markup import as_label, markdown_table
 from .neighbours import knn_predict, nearest
 from ..features import Features
@@ -493,9 +494,10 @@ def few_labels_figure(curves: dict[str, dict]):
 
     fig = Figure(figsize=(7.4, 3.6), layout='constrained')
     ax = fig.subplots()
-    for name, curve in curves.items():
+    for i, (name, curve) in enumerate(curves.items()):
         spread = [over_seeds(v) for v in curve.values()]
-        (line,) = ax.plot(list(curve), [100 * s.value for s in spread], 'o-', label=as_label(name))
+        means = [100 * s.value for s in spread]
+        (line,) = ax.plot(list(curve), means, label=as_label(name), **series_style(i))
         ax.fill_between(
             list(curve),
             [100 * s.low for s in spread],

@@ -319,7 +319,7 @@ def gsd_figure(found: dict):
     fitted = {name: r for name, r in found.items() if r.uncertainty is not None}
     best = min(fitted, key=lambda name: fitted[name].numbers['octaves'].value)
     shown = {name: r for name, r in fitted.items() if name in (best, HEAD, 'image statistics')}
-    fig = Figure(figsize=(13, 4), layout='constrained')
+    fig = Figure(figsize=(9, 3.3), layout='constrained')
     axes = fig.subplots(1, 3)
     show_gsd(axes[0], fitted[best], best)
     show_bias(axes[1], shown)

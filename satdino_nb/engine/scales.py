@@ -122,8 +122,14 @@ def cross_scale_figure(matrices: dict[str, np.ndarray], names: Sequence[str]):
     """
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(1.2 + 3.6 * len(matrices), 3.9), layout='constrained')
-    axes = np.atleast_1d(fig.subplots(1, len(matrices), sharey=True))
+    columns = min(3, len(matrices))
+    rows = -(-len(matrices) // columns)
+    size = (1.2 + 2.6 * columns, 0.4 + 2.9 * rows)
+    fig = Figure(figsize=size, layout='constrained')
+    table = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    axes = table.ravel()
+    for ax in axes[len(matrices) :]:
+        ax.axis('off')
     means = {k: 100 * v.mean(2) for k, v in matrices.items()}
     low = min(m.min() for m in means.values())
     high = max(m.max() for m in means.values())
@@ -142,10 +148,14 @@ def cross_scale_figure(matrices: dict[str, np.ndarray], names: Sequence[str]):
             xticks=range(len(names)),
             yticks=range(len(names)),
             yticklabels=names,
-            xlabel='queries',
             title=as_label(title),
         )
         ax.set_xticklabels(names, rotation=30, ha='right')
-    axes[0].set_ylabel('gallery')
+    for n, ax in enumerate(axes[: len(matrices)]):
+        if n + columns >= len(matrices):  # nothing stands below
+            ax.tick_params(labelbottom=True)
+            ax.set_xlabel('queries')
+    for ax in table[:, 0]:
+        ax.set_ylabel('gallery')
     fig.colorbar(drawn, ax=list(axes), label='accuracy (%)')
     return fig

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .backbone import as_backbone
+from .figures import series_style
 from .markup import as_label, markdown_table
 from .rasters import window_boxes
 from satdino_nb.engine.segmenters import (
@@ -379,11 +380,15 @@ def iou_figure(results: Sequence[SegmentResult]):
     names = [as_label(c) for c in results[0].classes]
     at = np.arange(len(names))
     width = 0.8 / len(results)
+    hatches = ('', '///', '...', 'xxx', '---', '+++')
     for k, r in enumerate(results):
         ax.bar(
             at + (k - (len(results) - 1) / 2) * width,
             100 * np.nan_to_num(r.iou()),
             width,
+            color=series_style(k)['color'],
+            hatch=hatches[k % len(hatches)],
+            edgecolor='white',
             label=as_label(r.name),
         )
     ax.set(xticks=at, xticklabels=names, ylabel='IoU (%)', ylim=(0, 100))
@@ -412,13 +417,14 @@ def segment_figure(image: torch.Tensor, masks: dict, data: Masked):
         'image': image.permute(1, 2, 0).numpy(),
         **{name: mask_picture(m, data.colours) for name, m in masks.items()},
     }
+    side = min(3, 9 / len(pictures))
     fig = Figure(
-        figsize=(3 * len(pictures), 3.5 * max(1, image.shape[1] / image.shape[2])),
+        figsize=(side * len(pictures), (side + 0.7) * max(1, image.shape[1] / image.shape[2])),
         layout='constrained',
     )
     for ax, (name, picture) in zip(np.atleast_1d(fig.subplots(1, len(pictures))), pictures.items()):
         ax.imshow(picture, interpolation='nearest')
-        ax.set_title(as_label(name), fontsize=10)
+        ax.set_title(as_label(name), fontsize=9)
         ax.axis('off')
     patches = [
         Patch(facecolor=f'#{bytes(c).hex()}', edgecolor='grey', label=as_label(name))
@@ -427,7 +433,7 @@ def segment_figure(image: torch.Tensor, masks: dict, data: Masked):
     fig.legend(
         handles=patches,
         loc='outside lower center',
-        ncols=min(8, len(patches)),
+        ncols=min(max(1, int(side * len(pictures) / 1.1)), len(patches)),
         frameon=False,
         fontsize=9,
     )

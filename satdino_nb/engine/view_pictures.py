@@ -74,13 +74,15 @@ def segment_figure(
         areas = rng.uniform(low, high, (images, len(ranges)))
         ends = whole_gsd * np.sqrt([low.min(), high.max()])
         bins = np.linspace(0.96 * ends[0], 1.03 * ends[1], 57)
-        left.hist(whole_gsd * np.sqrt(areas.ravel()), bins, density=True, color='C0', alpha=0.7)
+        left.hist(
+            whole_gsd * np.sqrt(areas.ravel()), bins, density=True, color='#0072B2', alpha=0.7
+        )
         edges = whole_gsd * np.sqrt([*low, high.max()])
         left.vlines(edges, 0, 2 / (ends[1] - ends[0]), color='k', lw=1)
         left.set(yticks=[], xlim=(bins[0], bins[-1]))
-        left.set_title(name, loc='left', fontsize=10)
+        left.set_title(name, loc='left', fontsize=9)
         shares = coverage(areas[:2000], (low.min(), high.max()), by)
-        right.barh(['empty', 'covered'], shares, color=['C1', 'C2'])
+        right.barh(['empty', 'covered'], shares, color=['#E69F00', '#0072B2'])
         right.set_xlim(0, 1.15)
         for y, share in enumerate(shares):
             right.text(share + 0.02, y, f'{share:.0%}', va='center')
@@ -103,9 +105,9 @@ def tick_figure(samplings: Mapping[str, np.ndarray], rows: int = 12) -> 'Figure'
     fig = Figure(figsize=(7, 2.2), layout='constrained')
     axes = fig.subplots(1, len(samplings), sharey=True, squeeze=False)[0]
     for ax, (name, gsd) in zip(axes, samplings.items()):
-        ax.eventplot(gsd[:rows], colors='C0', linelengths=0.8)
+        ax.eventplot(gsd[:rows], colors='#0072B2', linelengths=0.8)
         gap = np.diff(np.sort(gsd, 1), axis=1).max(1).mean()
-        ax.set(title=f'{name}: mean largest gap {gap:.3f} m')
+        ax.set_title(f'{name}: mean largest gap {gap:.3f} m/px', fontsize=9)
         ax.set(xlabel='GSD of the local views (m/px)')
     axes[0].set(ylabel='image')
     return fig
@@ -139,7 +141,7 @@ def views_figure(
     - `views`: of one or two sizes, as from `MultiCrop`: globals, then locals.
     - `which`: the image's place in the batch that the views are of.
 
-    Global views have a column and white boxes, local views rows and yellow boxes.
+    Global views have a column and white boxes, local views rows and dashed yellow boxes.
 
         views_figure(tile.image, tile.gsd, MultiCrop()(tile.image[None], [tile.gsd]))
     """
@@ -153,13 +155,16 @@ def views_figure(
     mosaic: list[Any] = [
         ['s', 's', f'g{r}', *locals_[r * columns : (r + 1) * columns]] for r in range(rows)
     ]
-    fig = Figure(figsize=(2 * (2 + 1 + columns) - 2, 2.1 * rows), layout='constrained')
+    side = min(2, 9 / (2 + columns))
+    fig = Figure(figsize=(side * (2 + columns), (side + 0.1) * rows), layout='constrained')
     axes = fig.subplot_mosaic(mosaic)
     axes['s'].imshow(image.permute(1, 2, 0))
     axes['s'].set_title('source' if gsd is None else f'source {gsd:.2g} m/px', fontsize=9)
-    for kind, v, colour in zip(('g', 'l'), views, ('white', '#F0E442')):
+    looks = (('white', '-'), ('#F0E442', '--'))
+    for kind, v, (colour, dashes) in zip(('g', 'l'), views, looks):
         for i, (t, l, h, w) in enumerate(v.boxes[:, which].tolist()):
-            axes['s'].add_patch(Rectangle((l, t), w, h, fill=False, ec=colour, lw=1.5))
+            box = Rectangle((l, t), w, h, fill=False, ec=colour, ls=dashes, lw=1.5)
+            axes['s'].add_patch(box)
             ax = axes[f'{kind}{i}']
             ax.imshow(v.images[i, which].permute(1, 2, 0))
             name = 'global ' if kind == 'g' else ''
