@@ -65,7 +65,8 @@ def use_style(kind: str = 'png', dpi: int | None = None, quality: int = 85) -> N
     if kind not in ('png', 'jpeg'):
         raise ValueError(f"kind must be 'png' or 'jpeg', got {kind!r}")
     lines = cycler(color=[s['color'] for s in SERIES])
-    matplotlib.rcParams.update({**STYLE, 'axes.prop_cycle': lines})
+    look: dict[Any, Any] = {**STYLE, 'axes.prop_cycle': lines}
+    matplotlib.rcParams.update(look)
     options: dict[str, Any] = {} if dpi is None else dict(dpi=dpi)
     if kind == 'jpeg':
         options['pil_kwargs'] = dict(quality=quality)
