@@ -319,12 +319,12 @@ def gsd_figure(found: dict):
     fitted = {name: r for name, r in found.items() if r.uncertainty is not None}
     best = min(fitted, key=lambda name: fitted[name].numbers['octaves'].value)
     shown = {name: r for name, r in fitted.items() if name in (best, HEAD, 'image statistics')}
-    fig = Figure(figsize=(9, 3.3), layout='constrained')
-    axes = fig.subplots(1, 3)
-    show_gsd(axes[0], fitted[best], best)
-    show_bias(axes[1], shown)
+    fig = Figure(figsize=(8, 6.8), layout='constrained')
+    axes = fig.subplot_mosaic([['answers', 'risk'], ['bias', 'bias']])
+    show_gsd(axes['answers'], fitted[best], best)
+    show_bias(axes['bias'], shown)
     r = fitted[best]
-    show_risk(axes[2], risk_coverage(r.errors, r.uncertainty, r.places), best)
+    show_risk(axes['risk'], risk_coverage(r.errors, r.uncertainty, r.places), best)
     return fig
 
 # %% ../../nbs/engine/07_report.ipynb #save-report
