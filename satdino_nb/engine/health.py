@@ -293,7 +293,7 @@ def plot_panel(ax, title: str, names: Sequence[str], rows: Sequence[dict]) -> No
         look = series_style(i, marker='.' if len(x) < 12 else '')
         label = LABELS.get(name, name.replace('_', ' '))
         ax.plot(x, y, label=label, **look)
-    ax.set_title(title, fontsize=9, loc='left', pad=26)
+    ax.set_title(title, fontsize=9, loc='left', pad=32)
     ax.tick_params(labelsize=8)
 
 

@@ -409,7 +409,7 @@ def draw_quantity(ax: Axes, xy: np.ndarray, values: np.ndarray, label: str, scal
         ticks = dict(ticks=steps, format=lambda v, _: f'{round(10**v, 3):g}')
     bar = ax.figure.colorbar(drawn, ax=ax, **ticks)
     sign = '\n(up: above 0, down: below)' if scale == 'signed' else ''
-    bar.set_label(as_label(label + sign), fontsize=8)
+    bar.set_label(as_label(label) + sign, fontsize=8)
 
 # %% ../../nbs/engine/09_map_figures.ipynb #gsd-map-figure
 def gsd_map_figure(
