@@ -33,10 +33,14 @@ IDLE = (
     "?.sessionContext?.session?.kernel?.status === 'idle'"
 )
 HERE = r'(https?|wss?)://(127\.0\.0\.1|localhost)[:/]|data:|blob:'  # addresses on this machine
+NO_BROWSER = (
+    'no chromium or google-chrome on the PATH: install one, such as apt-get install chromium '
+    'fonts-dejavu-core'
+)
 # marks of a module of browser tests; its optional packages are asked for by `needs`
 IN_A_BROWSER = [
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason='no chromium or google-chrome on the PATH'),
+    pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER),
 ]
 PLACES = (
     'JUPYTER_CONFIG_DIR',
