@@ -165,7 +165,8 @@ def experiment_table(
         if arm == base or not len(tables[m][base]):
             return [mean, '']
         gap = arm_gap(tables[m], arm, base)
-        text = f'{gap.value:+.2g} (± {gap.half:.2g})'
+        # means that are equal differ by what adding them up in floats leaves
+        text = f'{round(gap.value, 6) + 0.0:+.2g} (± {gap.half:.2g})'
         return [mean, f'{text} *' if gap.told_apart else text]
 
     arms = list(dict.fromkeys(row['arm'] for row in rows))
