@@ -7,8 +7,16 @@ __all__ = ['FMOW', 'DatasetTiles', 'Normalisation', 'Tile', 'Tiles', 'Windows', 
            'folder_tiles', 'footprints', 'geotiff_tiles', 'ground_squares', 'mask_tiles', 'open_tiles', 'read_image',
            'sample_tiles', 'samples_dir', 'split_tiles']
 
+# %% ../nbs/02_data.ipynb #help-first
+from .engine.commands import answer_help, data_words, do
+
+if __name__ == '__main__' and '__file__' in globals():
+    answer_help(data_words)  # before what is imported below loads torch
+
 # %% ../nbs/02_data.ipynb #imports
 import json
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -79,18 +87,10 @@ def stats_command(path: Path, /, most: int = 2000, seed: int = 0, out: Path | No
     print(said)
 
 
-def main(args=None) -> None:
-    "Command line of `python -m satdino_nb.data`."
-    import sys
-
-    import tyro
-
+def main(args: Sequence[str] | None = None) -> None:
+    "Command line of `python -m satdino_nb.data`; `args`: its words, unless those of the process."
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {'audit': audit_command, 'stats': stats_command},
-            args=args,
-            description='Look at your own imagery.',
-        )
+        do(*data_words(sys.argv[1:] if args is None else args))
     except (ValueError, OSError, ImportError) as e:
         sys.exit(f'error: {e}')
 

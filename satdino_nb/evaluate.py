@@ -5,8 +5,14 @@
 # %% auto #0
 __all__ = ['evaluate', 'evaluate_run', 'Setup', 'PROTOCOLS', 'knn_predict']
 
-# %% ../nbs/07_evaluate.ipynb #imports
+# %% ../nbs/07_evaluate.ipynb #help-first
 from .engine.command_line import ask_words
+from .engine.commands import answer_help
+
+if __name__ == '__main__' and '__file__' in globals():
+    answer_help(ask_words)  # before what is imported below loads torch
+
+# %% ../nbs/07_evaluate.ipynb #imports
 from .engine.evaluation import evaluate, evaluate_run
 from .engine.messages import log_shown
 from .engine.neighbours import knn_predict

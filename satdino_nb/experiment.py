@@ -5,13 +5,18 @@
 # %% auto #0
 __all__ = ['experiment_figure', 'experiment_table', 'read_experiment', 'read_results', 'resolvable', 'run_experiment']
 
+# %% ../nbs/13_experiment.ipynb #help-first
+from .engine.commands import answer_help, experiment_words
+
+if __name__ == '__main__' and '__file__' in globals():
+    answer_help(experiment_words)  # before what is imported below loads torch
+
 # %% ../nbs/13_experiment.ipynb #ex-imports
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .engine.commands import experiment_words
 from satdino_nb.engine.comparison import (
     arm_gap,
     by_arm,

@@ -5,6 +5,13 @@
 # %% auto #0
 __all__ = ['train_step', 'pretrain', 'dry_run', 'PretrainConfig', 'pretrain_preset', 'load_run', 'diagnose', 'LivePanel']
 
+# %% ../nbs/06_pretrain.ipynb #help-first
+from .engine.commands import answer_help
+from .engine.recipe import command_line
+
+if __name__ == '__main__' and '__file__' in globals():
+    answer_help(command_line)  # before what is imported below loads torch
+
 # %% ../nbs/06_pretrain.ipynb #imports
 import os
 import sys
@@ -51,7 +58,6 @@ from satdino_nb.engine.recipe import (
     Now,
     PretrainConfig,
     check_config,
-    command_line,
     differences,
     pretrain_preset,
     read_config,

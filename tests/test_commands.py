@@ -314,6 +314,23 @@ def test_help_loads_nothing_heavy(words):
         ) in done.stdout
 
 
+@pytest.mark.parametrize(
+    'words', ['pretrain', 'evaluate', 'experiment', 'data', 'data audit', 'data stats']
+)
+def test_help_of_a_module_loads_nothing_heavy(words):
+    module, *words = words.split()
+    code = (
+        f'import runpy, sys\nsys.argv = ["", *{words}, "--help"]\n'
+        f'try:\n    runpy.run_module("satdino_nb.{module}", run_name="__main__")\n'
+        'finally:\n    print("loaded", *({"torch", "timm", "PIL", "sklearn"} & set(sys.modules)))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], text=True, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    named = ' '.join(['usage: python -m satdino_nb.' + module, *words])
+    assert done.stdout.startswith(named)
+    assert done.stdout.splitlines()[-1].strip() == 'loaded'
+
+
 def test_the_script_is_the_module(repo):
     project = tomllib.loads((repo / 'pyproject.toml').read_text())['project']
     assert project['scripts'] == {'satdino': 'satdino_nb.engine.commands:main'}

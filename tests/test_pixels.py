@@ -261,3 +261,13 @@ def test_a_world_file_belongs_to_its_own_picture(tmp_path):
     beside = sidecars(tmp_path)
     own = {n: has_sidecar(tmp_path / n, beside) for n in ('a.png', 'a.jpg', 'b.jpeg', 'c.JPG')}
     assert own == {'a.png': True, 'a.jpg': False, 'b.jpeg': True, 'c.JPG': True}
+
+
+@pytest.mark.parametrize('end', ['msk', 'aux.xml'])
+def test_a_mask_or_notes_belong_to_the_whole_name(tmp_path, end):
+    for name in ('a.png', 'a.jpg', 'b.png'):
+        Image.new('RGB', (8, 8), (90, 120, 60)).save(tmp_path / name)
+    (tmp_path / f'A.png.{end}').write_bytes(b'')
+    beside = sidecars(tmp_path)
+    own = {n: has_sidecar(tmp_path / n, beside) for n in ('a.png', 'a.jpg', 'b.png')}
+    assert own == {'a.png': True, 'a.jpg': False, 'b.png': False}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SHARED', 'POOLINGS', 'EXPERIMENT', 'COMMANDS', 'add', 'add_tiles', 'check_tiles', 'audit_options', 'stats_options',
            'explore_options', 'embed_options', 'neighbours_options', 'gsd_options', 'advise_options',
-           'experiment_words', 'Command', 'named', 'Parser', 'list_text', 'parser_of', 'run', 'run_words']
+           'experiment_words', 'Command', 'named', 'Parser', 'list_text', 'parser_of', 'run', 'do', 'run_words']
 
 # %% ../../nbs/engine/00_commands.ipynb #imports
 import argparse
@@ -392,11 +392,21 @@ def run(name: str, words: Sequence[str]) -> Any:
             words = ['--data', *words]
         load = command.load_help if {'-h', '--help'} & set(words) else command.load
         return run_words(f'satdino {name}', load, words)
-    given = parser_of(name).parse_args(words)
+    return do(name, parser_of(name).parse_args(words))
+
+
+def do(name: str, given: argparse.Namespace) -> Any:
+    """Do a command with the options that a parser has read; what its function gives.
+
+    - `name`: of `COMMANDS`.
+    - `given`: what its parser made of the words.
+
+        do('stats', parser_of('stats').parse_args(['tiles']))
+    """
     check_tiles(given)
     options = vars(given)
     first = options.pop('tiles') if 'tiles' in options else options.pop('index')
-    return command.load()(first, **options)
+    return COMMANDS[name].load()(first, **options)
 
 
 def run_words(prog: str, load: Callable[[], Callable], words: Sequence[str]) -> Any:
@@ -412,6 +422,34 @@ def run_words(prog: str, load: Callable[[], Callable], words: Sequence[str]) -> 
         return load()(list(words))
     finally:
         sys.argv[0] = before
+
+# %% ../../nbs/engine/00_commands.ipynb #modules
+def data_words(words: Sequence[str]) -> tuple[str, argparse.Namespace]:
+    """The command and the options that words of `python -m satdino_nb.data` ask for.
+
+    - `words`: behind the module; `SystemExit` after help, and for those that mean nothing.
+
+        data_words(['audit', 'tiles', '--gsd', '10'])[0]   # 'audit'
+    """
+    p = Parser(prog='python -m satdino_nb.data', description='Look at your own imagery.')
+    below = p.add_subparsers(dest='name', required=True, metavar='COMMAND')
+    for name in ('audit', 'stats'):
+        c = COMMANDS[name]
+        assert c.options is not None
+        c.options(below.add_parser(name, help=c.help, description=c.help))
+    given = p.parse_args(words)
+    return vars(given).pop('name'), given
+
+
+def answer_help(explain: Callable[[Sequence[str]], Any]) -> None:
+    """Where the words of this process ask for help: give it, and end.
+
+    - `explain`: what reads the words of a module, and loads nothing heavy.
+
+        answer_help(experiment_words)
+    """
+    if {'-h', '--help'} & set(sys.argv[1:]):
+        explain(sys.argv[1:])
 
 # %% ../../nbs/engine/00_commands.ipynb #main
 def main(args: Sequence[str] | None = None) -> None:
