@@ -8,6 +8,7 @@
 # make docs   the site, in docs/_build/html: no network, no notebook is run
 # make venv   the environment alone, by uv where it is installed, else by pip (INSTALLER=pip or INSTALLER=uv decides);
 #             an environment that is there already is kept, with what it holds
+#             TORCH=cpu (also with `make lab`) takes PyTorch's build without CUDA, for machines without a GPU
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
@@ -15,6 +16,8 @@ BIN := $(VENV)/bin
 # uv reads none of pip's configuration: where pip is told an index, links or constraints, pip installs
 PIP_IS_TOLD = $(PYTHON) -m pip config list 2>/dev/null | grep -qE 'index|find-links|constraint'
 INSTALLER ?= $(shell if ! $(PIP_IS_TOLD) && command -v uv >/dev/null; then echo uv; else echo pip; fi)
+# the index that PyTorch's site names for a build: cpu, cu126 ...; without TORCH, what PyPI has
+TORCH_INDEX ?= https://download.pytorch.org/whl/$(TORCH)
 install-pip = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 install-uv = uv pip install --quiet --python $(BIN)/python
 create-pip = $(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
@@ -33,6 +36,7 @@ $(VENV)/.installed $(VENV)/.course: pyproject.toml
 	$(if $(install-$(INSTALLER)),,$(error INSTALLER is pip or uv, not "$(INSTALLER)"))
 	$(or $(wildcard $(BIN)/python),$(PYTHON)) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version)'
 	$(create-$(INSTALLER))
+	$(if $(TORCH),$(install-$(INSTALLER)) --index-url $(TORCH_INDEX) torch torchvision)
 	$(install-$(INSTALLER)) -e '.[$(EXTRA)]'
 	touch $@
 

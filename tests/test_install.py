@@ -289,3 +289,19 @@ def test_make_venv_takes_what_it_is_told(make_venv):
     assert '-m pip install' in make_venv('INSTALLER=pip').stdout
     wrong = make_venv('INSTALLER=conda')
     assert wrong.returncode and 'INSTALLER is pip or uv, not "conda"' in wrong.stderr
+
+
+@pytest.mark.parametrize('installer', ['pip', 'uv'])
+def test_make_venv_takes_the_build_of_torch_that_it_is_told(make_venv, installer):
+    "From the index of that build, before all else, so that what follows finds it there."
+    said = make_venv(f'INSTALLER={installer}', 'TORCH=cpu').stdout.splitlines()
+    torch, rest = (
+        next(i for i, line in enumerate(said) if w in line) for w in ('whl/cpu', "-e '.")
+    )
+    assert torch < rest and f'{installer} ' in said[torch] and ' install ' in said[torch]
+    assert said[torch].endswith(
+        '--index-url https://download.pytorch.org/whl/cpu torch torchvision'
+    )
+    other = make_venv(f'INSTALLER={installer}', 'TORCH=cpu', 'TORCH_INDEX=file:///wheels').stdout
+    assert '--index-url file:///wheels torch torchvision' in other
+    assert 'index-url' not in make_venv(f'INSTALLER={installer}').stdout

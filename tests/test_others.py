@@ -134,6 +134,28 @@ def test_our_networks_train_in_torchgeo(repo, torchgeo_guide, tmp_path, monkeypa
 
 
 @pytest.mark.slow
+def test_our_network_segments_in_torchgeo(repo, torchgeo_guide, tmp_path, monkeypatch):
+    "The guide, as it is printed: weights that ship stay as they are, and the decoder learns."
+    import lightning
+
+    monkeypatch.chdir(tmp_path)
+    made = torchgeo_guide | dict(lightning=lightning)
+    exec(guide(repo, 'SemanticSegmentationTask'), made)
+    task, scenes = made['segmenting'], made['scenes']
+    assert np.isfinite(float(made['trainer'].callback_metrics['val_loss']))
+    weights = dict(load_satdino('satdino-nano', verbose=False).named_parameters())
+    inner = dict(task.model.encoder.model.named_parameters())
+    same = [torch.equal(p, weights[n]) for n, p in inner.items() if n in weights]
+    assert len(same) > 50 and all(same), 'a frozen backbone has the weights that ship'
+    sample = made['MaskedSamples'](scenes)[0]
+    said = task.eval()(sample['image'][None])
+    assert said.shape == (1, len(scenes.classes), 64, 64) and sample['mask'].shape == (64, 64)
+    steps = made['trainer'].optimizers[0].state
+    decoder = [p for p in task.model.decoder.parameters() if p in steps]
+    assert decoder and any(steps[p]['exp_avg'].any() for p in decoder), 'the decoder learns'
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['satdino_nano_patch8', 'resnet18'])
 def test_other_forms_train_in_torchgeo(torchgeo_guide, tmp_path, name):
     "What `load_satdino` read, through its state dict; and any name of timm."
@@ -171,10 +193,14 @@ def test_the_model_of_torchgeo_bench_embeds(repo):
 
     made: dict = {}
     exec(guide(repo, 'BenchModel'), made)
-    names = ('red', 'green', 'blue')
-    bands = [BandSpec(name=n, mean=110.0, std=50.0, min=0.0, max=255.0) for n in names]
-    batch = collate([sample_tiles('test')[i] for i in range(4)])
-    assert made['SatDINOBench'](bands=bands).forward_patch_features(batch.images.float()).shape == (
-        4,
-        128,
-    )
+    numbers = dict(mean=110.0, std=50.0, min=0.0, max=255.0)
+    bands = [BandSpec('aerial', name, name, **numbers) for name in ('red', 'green', 'blue')]
+    images = collate([sample_tiles('test')[i] for i in range(4)]).images.float()
+    said = made['SatDINOBench'](bands=bands)(images)
+    own = load_satdino('satdino-nano', verbose=False).eval()
+    size = (own.config.img_size,) * 2
+    with torch.no_grad():
+        shown = torch.nn.functional.interpolate(
+            own.normalisation(images / 255), size, mode='bicubic'
+        )
+        assert said.shape == (4, 128) and torch.allclose(said, own(shown), atol=1e-5)
