@@ -173,6 +173,7 @@ EXTRAS = {
     'pyarrow': 'tables',
     'rasterio': 'geo',
     'geopandas': 'geo',
+    'matplotlib_inline': 'lab',
     'shapely': 'geo',
 }
 

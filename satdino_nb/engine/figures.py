@@ -59,7 +59,7 @@ def use_style(kind: str = 'png', dpi: int | None = None, quality: int = 85) -> N
         use_style('jpeg', quality=60)
     """
     import matplotlib
-    from cycler import cycler
+    from matplotlib.rcsetup import cycler
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
     if kind not in ('png', 'jpeg'):
