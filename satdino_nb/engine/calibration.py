@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from .estimates import Estimate, resampled, witnesses
+from .figures import OKABE_ITO, PAGE
 from .markup import as_label
 from .tiles import Tiles
 
@@ -119,13 +120,13 @@ def reliability_figure(found: dict[str, Calibration]):
     """
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(min(9, 0.6 + 2.8 * len(found)), 3.2), layout='constrained')
+    fig = Figure(figsize=(min(PAGE, 0.6 + 2.8 * len(found)), 3.2), layout='constrained')
     axes = np.atleast_1d(fig.subplots(1, len(found), sharey=True))
     for ax, (name, c) in zip(axes, found.items()):
         ax.plot([0, 1], [0, 1], ':', color='grey')
         size = 8 + 150 * c.count / c.count.sum()
-        ax.plot(c.confidence, c.accuracy, '-', lw=0.8, color='#0072B2')
-        ax.scatter(c.confidence, c.accuracy, s=size, color='#0072B2')
+        ax.plot(c.confidence, c.accuracy, '-', lw=0.8, color=OKABE_ITO[0])
+        ax.scatter(c.confidence, c.accuracy, s=size, color=OKABE_ITO[0])
         ax.set(
             xlabel='confidence',
             xlim=(0, 1.02),
@@ -175,7 +176,9 @@ def confusion_figure(matrix: np.ndarray, classes: Sequence[str]):
 
     n = len(classes)
     rate = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    fig = Figure(figsize=(min(9, 2.6 + 0.36 * n), min(9, 1.8 + 0.36 * n)), layout='constrained')
+    fig = Figure(
+        figsize=(min(PAGE, 2.6 + 0.36 * n), min(PAGE, 1.8 + 0.36 * n)), layout='constrained'
+    )
     ax = fig.subplots()
     drawn = ax.imshow(rate, cmap='Blues', vmin=0, vmax=100)
     for (i, j), v in np.ndenumerate(rate):

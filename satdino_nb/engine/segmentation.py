@@ -18,7 +18,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from .backbone import as_backbone
-from .figures import series_style
+from .figures import PAGE, series_style
 from .markup import as_label, markdown_table
 from .rasters import window_boxes
 from satdino_nb.engine.segmenters import (
@@ -417,7 +417,7 @@ def segment_figure(image: torch.Tensor, masks: dict, data: Masked):
         'image': image.permute(1, 2, 0).numpy(),
         **{name: mask_picture(m, data.colours) for name, m in masks.items()},
     }
-    side = min(3, 9 / len(pictures))
+    side = min(3, PAGE / len(pictures))
     fig = Figure(
         figsize=(side * len(pictures), (side + 0.7) * max(1, image.shape[1] / image.shape[2])),
         layout='constrained',

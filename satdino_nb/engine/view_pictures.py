@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .figures import OKABE_ITO, PAGE
 from .multicrop import Views
 
 if TYPE_CHECKING:
@@ -75,14 +76,14 @@ def segment_figure(
         ends = whole_gsd * np.sqrt([low.min(), high.max()])
         bins = np.linspace(0.96 * ends[0], 1.03 * ends[1], 57)
         left.hist(
-            whole_gsd * np.sqrt(areas.ravel()), bins, density=True, color='#0072B2', alpha=0.7
+            whole_gsd * np.sqrt(areas.ravel()), bins, density=True, color=OKABE_ITO[0], alpha=0.7
         )
         edges = whole_gsd * np.sqrt([*low, high.max()])
         left.vlines(edges, 0, 2 / (ends[1] - ends[0]), color='k', lw=1)
         left.set(yticks=[], xlim=(bins[0], bins[-1]))
         left.set_title(name, loc='left', fontsize=9)
         shares = coverage(areas[:2000], (low.min(), high.max()), by)
-        right.barh(['empty', 'covered'], shares, color=['#E69F00', '#0072B2'])
+        right.barh(['empty', 'covered'], shares, color=[OKABE_ITO[1], OKABE_ITO[0]])
         right.set_xlim(0, 1.15)
         for y, share in enumerate(shares):
             right.text(share + 0.02, y, f'{share:.0%}', va='center')
@@ -105,7 +106,7 @@ def tick_figure(samplings: Mapping[str, np.ndarray], rows: int = 12) -> 'Figure'
     fig = Figure(figsize=(7, 2.2), layout='constrained')
     axes = fig.subplots(1, len(samplings), sharey=True, squeeze=False)[0]
     for ax, (name, gsd) in zip(axes, samplings.items()):
-        ax.eventplot(gsd[:rows], colors='#0072B2', linelengths=0.8)
+        ax.eventplot(gsd[:rows], colors=OKABE_ITO[0], linelengths=0.8)
         gap = np.diff(np.sort(gsd, 1), axis=1).max(1).mean()
         ax.set_title(f'{name}: mean largest gap {gap:.3f} m/px', fontsize=9)
         ax.set(xlabel='GSD of the local views (m/px)')
@@ -155,7 +156,7 @@ def views_figure(
     mosaic: list[Any] = [
         ['s', 's', f'g{r}', *locals_[r * columns : (r + 1) * columns]] for r in range(rows)
     ]
-    side = min(2, 9 / (2 + columns))
+    side = min(2, PAGE / (2 + columns))
     fig = Figure(figsize=(side * (2 + columns), (side + 0.1) * rows), layout='constrained')
     axes = fig.subplot_mosaic(mosaic)
     axes['s'].imshow(image.permute(1, 2, 0))
