@@ -285,10 +285,29 @@ function scaleBar(gsd, width, bottom, left = 8) {
   return group;
 }
 
-/** A picture of PNG or JPEG bytes, or a canvas that is at hand. */
-async function pictureOf(answer, type) {
-  if (answer.canvas) return answer.canvas;
-  return createImageBitmap(new Blob([answer.buffers[0]], { type }));
+/** A canvas that is at hand, or one of the answer's pixels: red, green and blue, a byte each. */
+function pictureOf({ canvas, reply, buffers }) {
+  if (canvas) return canvas;
+  const [height, width] = reply.hw;
+  const image = new ImageData(width, height);
+  const raw = buffers[0];
+  for (let i = 0, j = 0; i < raw.length; i += 3, j += 4) {
+    image.data[j] = raw[i];
+    image.data[j + 1] = raw[i + 1];
+    image.data[j + 2] = raw[i + 2];
+    image.data[j + 3] = 255;
+  }
+  const made = element('canvas', { width, height });
+  made.getContext('2d').putImageData(image, 0, 0);
+  return made;
+}
+
+/** Fill a node, unless it shows this already; `shows` says all that the parts depend on. */
+function fill(node, shows, parts) {
+  const now = JSON.stringify(shows);
+  if (node.satdinoShows === now) return;
+  node.satdinoShows = now;
+  node.replaceChildren(...parts());
 }
 
 /** Questions of one kind: one is under way, the newest waits, what is overtaken is dropped. */
@@ -470,7 +489,7 @@ class Overview {
       handle.style.display = small && name.length === 1 ? 'none' : '';
     }
     const scaled = this.scale;
-    this.barPlace.replaceChildren(scaleBar(place.gsd / scaled, w, h));
+    fill(this.barPlace, [place.gsd, scaled, w, h], () => [scaleBar(place.gsd / scaled, w, h)]);
     this.note.textContent = `${place.hw[0]} x ${place.hw[1]} px, ${digits(place.gsd)} m/px`;
     const words = `crop frame on ${state.place}: ${captionOf(state.box, place, state.out)}. `;
     this.stage.setAttribute('aria-label', words + HELP_FRAME);
@@ -691,16 +710,15 @@ class Input {
     }
   }
 
-  async show(answer, args) {
-    const picture = await pictureOf(answer, 'image/png');
-    drawExact(this.canvas, picture);
+  show(answer, args) {
+    drawExact(this.canvas, pictureOf(answer));
     this.shown = args;
     const { app } = this;
     app.inputShown(answer.reply, args);
   }
 
-  async showRendered(answer, args) {
-    drawExact(this.otherCanvas, await pictureOf(answer, 'image/png'));
+  showRendered(answer, args) {
+    drawExact(this.otherCanvas, pictureOf(answer));
     const { app } = this;
     app.root.dataset.rendered = args.box.join(' ');
     delete app.root.dataset.rendering;
@@ -740,8 +758,10 @@ class Input {
     const exact = app.live ? 'exact' : 'drawn in this page';
     this.note.textContent = `${state.out} x ${state.out} px, ${exact}, shown ${this.times} times`;
     const gsd = (sourceGsd(place, state.box) * state.box[3]) / this.side;
-    this.top.replaceChildren(scaleBar(gsd, this.side, this.side), ...this.patchMarks());
-    this.otherTop.replaceChildren(scaleBar(gsd, this.side, this.side), this.otherName());
+    const bar = () => scaleBar(gsd, this.side, this.side);
+    const patch = [state.token, state.patch, this.grid()];
+    fill(this.top, [gsd, this.side, patch], () => [bar(), ...this.patchMarks()]);
+    fill(this.otherTop, [gsd, this.side], () => [bar(), this.otherName()]);
     const words = `network input: ${captionOf(state.box, place, state.out)}`;
     this.stage.setAttribute('aria-label', app.setup.model ? `${words}. ${HELP_INPUT}` : words);
     this.choice.set(this.compare);
@@ -961,9 +981,13 @@ class ModelPane {
     this.note.textContent = setup.model ? setup.model.name : '';
     const plotted = setup.model?.answers_gsd && this.trail.length > 0;
     this.plot.style.display = plotted ? '' : 'none';
-    this.words.replaceChildren(...this.answer());
+    const busy = this.root.classList.contains('satdino-x-computing');
+    const { estimate, why, truth, of, out } = model || {};
+    fill(this.words, [busy, Boolean(model), estimate, why, truth, of, out], () => this.answer());
     this.caption.textContent = model?.caption || '';
-    if (plotted) this.draw();
+    if (!plotted) return;
+    const shows = [this.width, this.height, app.domain(), this.trail];
+    fill(this.plot, shows, () => this.drawn());
   }
 
   /** The answer in words: what it says, how sure it is, and how far off that is. */
@@ -995,7 +1019,7 @@ class ModelPane {
     return [value, ...wait, ...lines.map((text) => element('div', {}, text)), ...more];
   }
 
-  draw() {
+  drawn() {
     const [w, h] = [this.width, this.height];
     const edge = { left: 46, right: 12, top: 10, bottom: 38 };
     const seen = this.trail.flatMap((p) => [p.truth, p.gsd]);
@@ -1025,9 +1049,9 @@ class ModelPane {
     const turned = `translate(11 ${(y(low) + y(high)) / 2}) rotate(-90)`;
     add('text', { transform: turned, 'text-anchor': 'middle' }, 'estimate (m/px)');
     this.trail.forEach((p, k) => this.point(add, p, x, y, k === this.trail.length - 1));
-    this.plot.replaceChildren(...rows);
     const label = 'estimates against true GSDs of the crops so far, both logarithmic; ';
     this.plot.setAttribute('aria-label', `${label}on the dashed line they are equal`);
+    return rows;
   }
 
   point(add, p, x, y, newest) {
@@ -1211,7 +1235,8 @@ class Axis {
       svg('text', { class: 'satdino-x-pill-words', x: at, y: 16, 'text-anchor': 'middle' }, text),
     ];
     this.mark.replaceChildren(...rows);
-    this.answered.replaceChildren(...this.estimate());
+    const shows = [app.model?.estimate, low, high, this.width];
+    fill(this.answered, shows, () => this.estimate());
     const values = { valuemin: digits(low), valuemax: digits(high), valuenow: digits(gsd) };
     for (const [name, v] of Object.entries(values)) this.mark.setAttribute(`aria-${name}`, v);
     this.mark.setAttribute('aria-valuetext', `${digits(gsd)} metres per pixel`);
@@ -1782,8 +1807,8 @@ class App {
   /** Take over some of the state: `settled` asks what is only asked at rest. */
   set(changes, settled) {
     Object.assign(this.state, changes);
+    this.changed(Object.keys(changes), settled); // the question goes ahead of the state
     this.transport.set(changes);
-    this.changed(Object.keys(changes), settled);
   }
 
   setBox(box, settled = !this.dragging) {
@@ -2058,16 +2083,18 @@ class App {
       ['footprint', `${metresText(box[2] * source)} × ${metresText(box[3] * source)}`],
       ['source px → output px', `${box[2]} × ${box[3]} → ${out} × ${out}`],
       ['a car, 4.5 m, is', `${digits(4.5 / gsd)} px`],
-    ].map(([name, value]) => {
-      const fact = part('fact');
-      fact.append(element('span', {}, name), element('strong', {}, value));
-      return fact;
+    ];
+    const upsampled = isUpsampled(box, out);
+    fill(this.facts, [facts, upsampled], () => {
+      const parts = facts.map(([name, value]) => {
+        const fact = part('fact');
+        fact.append(element('span', {}, name), element('strong', {}, value));
+        return fact;
+      });
+      if (upsampled) parts.push(part('badge'));
+      if (upsampled) parts.at(-1).textContent = 'upsampled: no new detail';
+      return parts;
     });
-    if (isUpsampled(box, out)) {
-      facts.push(part('badge'));
-      facts.at(-1).textContent = 'upsampled: no new detail';
-    }
-    this.facts.replaceChildren(...facts);
     const { reply } = this;
     const same = reply?.caption && String(reply.args.box) === String(box) && reply.args.out === out;
     const words = same ? reply.caption : captionOf(box, place, out);
