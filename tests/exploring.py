@@ -12,9 +12,8 @@ import json
 from dataclasses import replace
 
 import numpy as np
-from PIL import Image
 
-from satdino_nb.engine.crop_pictures import as_picture, caption, network_input, shrink
+from satdino_nb.engine.crop_pictures import caption, network_input, shrink
 from satdino_nb.engine.crop_state import (
     CropState,
     gsd_histogram,
@@ -22,6 +21,7 @@ from satdino_nb.engine.crop_state import (
     sample_crops,
     state_code,
 )
+from satdino_nb.engine.tile_answers import packed_picture
 from satdino_nb.views import ViewConfig
 
 GRID = (8, 8)
@@ -88,9 +88,8 @@ class Canned:
 
     def input(self, **args):
         state = self.state(**args)
-        picture = as_picture(network_input(state.tile, state.crop))
-        reply = dict(caption=caption(state), gsd=state.gsd, code=state_code(state))
-        return reply, [encoded(picture, 'PNG', compress_level=1)]
+        hw, packed = packed_picture(network_input(state.tile, state.crop))
+        return dict(hw=hw, caption=caption(state), gsd=state.gsd, code=state_code(state)), [packed]
 
     def views(self, place, seed):
         tile = self.tiles[place]
@@ -130,8 +129,7 @@ class Canned:
 
     def rendered(self, **args):
         reply, _ = self.input(**args)
-        picture = Image.new('RGB', (args['out'],) * 2, '#447755')
-        return reply, [encoded(picture, 'PNG')]
+        return reply, [bytes([0x44, 0x77, 0x55]) * args['out'] ** 2]
 
     def under_way(self):
         "Words while the collection is computed."
