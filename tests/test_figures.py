@@ -5,11 +5,15 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib
+import nbformat
 import pytest
 from matplotlib.artist import Artist
+from matplotlib.colors import CSS4_COLORS
 from matplotlib.figure import Figure, SubFigure
 from PIL import Image
 
@@ -24,12 +28,38 @@ SIZES = re.compile(r'(?:fontsize|labelsize)=([\d.]+)')
 # the map widget, whose thumbnails need the room
 WIDER = {'09_embed'}
 WIDTHS = re.compile(r'figsize=\(([\d.]+),')
+# numbers of colours, as matplotlib and Pillow read them
+NUMBERED = re.compile(r'#[0-9a-fA-F]{3,8}|C\d|(tab|xkcd):.+')
+NEUTRAL = {'black', 'white', 'grey', 'gray', 'k', 'w', '#ffffff'}
+# names of bands, too, which are no colours of a figure unless an option says so
+BANDS = {'red', 'green', 'blue', 'cyan', 'magenta', 'yellow'}
+OPTION = re.compile(r'.*colou?rs?|m?[ef]c|c|m[ef]c|fill|outline|foreground', re.I)
+# the room that has the colours, and two pages whose own colours stand for models
+OWN_COLOURS = {'figures', '00_figures', '07_8_paper', 'labels'}
 
 
 def code_cells(path):
     "Code cells of a notebook with their sources as text."
     cells = json.loads(path.read_text())['cells']
     return [(c, ''.join(c['source'])) for c in cells if c['cell_type'] == 'code']
+
+
+def colour_literals(source):
+    "Colours in Python source that are neither black, white nor grey, each with its line."
+    named = (set(CSS4_COLORS) | set('rgbcmy')) - NEUTRAL
+    nodes = list(ast.walk(ast.parse(source)))
+    options = [
+        k.value for k in nodes if isinstance(k, ast.keyword) and OPTION.fullmatch(k.arg or '')
+    ]
+    of_options = {id(value) for option in options for value in ast.walk(option)}
+    words = [n for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return [
+        (n.lineno, n.value)
+        for n in words
+        if n.value not in NEUTRAL
+        if NUMBERED.fullmatch(n.value)
+        or (n.value in named and (id(n) in of_options or n.value not in BANDS | set('rgbcmy')))
+    ]
 
 
 def figure_of(shown):
@@ -74,6 +104,48 @@ def test_no_figure_asks_for_small_letters_or_more_than_the_page():
     assert len(sizes) > 40 and len(widths) > 30
     assert [(n, x) for n, x in sizes if x < SMALL] == []
     assert [(n, x) for n, x in widths if x > PAGE] == []
+
+
+def test_a_colour_is_found_in_source_and_a_band_is_none():
+    for said in ("c='r'", "color='red'", "x='#0072B2'", "x='C1'", "x='tab:blue'", "x='crimson'"):
+        assert len(colour_literals(f'f({said})')) == 1, said
+    assert len(colour_literals("f(edgecolors=['red', 'blue'])")) == 2
+    none = "f(color='black', fc='white', x='red', mode='r', c=BLUE)  # '#0072B2'"
+    assert colour_literals(none) == []
+
+
+def test_colours_have_their_names_from_the_room_of_figures():
+    sources = {p.stem: [p.read_text()] for p in (REPO / 'satdino_nb').rglob('*.py')}
+    for path in (REPO / 'nbs').rglob('*.ipynb'):
+        cells = [re.sub(r'^[%!].*', '', s, flags=re.M) for _, s in code_cells(path)]
+        sources[f'{path.parent.name}/{path.stem}'] = cells
+    assert len(sources) > 200  # it did look
+    found = {
+        name: said
+        for name, texts in sources.items()
+        if name.rsplit('/')[-1] not in OWN_COLOURS
+        if (said := [c for text in texts for c in colour_literals(text)])
+    }
+    assert found == {}, 'take the names of satdino_nb.engine.figures'
+
+
+@pytest.mark.slow
+def test_a_notebook_that_shows_an_unreadable_figure_fails(tmp_path):
+    "What `make notebooks` runs: cells fail, or their figures do."
+    pages = {}
+    for name, size in (('good', 9), ('small', 5)):
+        book = nbformat.v4.new_notebook()
+        words = f"fig.text(0.5, 0.5, 'words', size={size})"
+        code = ('from matplotlib.figure import Figure', 'fig = Figure()', words, 'fig')
+        book.cells = [nbformat.v4.new_code_cell('\n'.join(code))]
+        (tmp_path / 'nbs').mkdir(exist_ok=True)
+        pages[name] = tmp_path / 'nbs' / f'{name}.ipynb'
+        nbformat.write(book, pages[name])
+    run = [sys.executable, REPO / 'tests/run_notebook.py']
+    said = {n: subprocess.run([*run, p], capture_output=True, text=True) for n, p in pages.items()}
+    assert said['good'].returncode == 0, said['good'].stderr
+    assert said['small'].returncode == 1
+    assert "'words' has 5 points, less than 8" in said['small'].stderr
 
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda p: p.stem)

@@ -147,4 +147,4 @@ def test_right_and_wrong_matches_differ_without_colour():
     ax = matches_figure(view, view, Matches(at, at[[0, 0]], np.ones(2), ((4, 4), (4, 4))))
     styles = {line.get_linestyle(): line.get_marker() for line in ax.lines}
     assert styles == {'-': 'o', '--': 'x'}
-    assert ax.get_title() == '1 of the 2 most similar matches right, 1 of all 2'
+    assert ax.get_title() == '1 of the 2 most similar matches right (unbroken lines), 1 of all 2'

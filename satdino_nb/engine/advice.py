@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from .backbone import Backbone, Tokens
 from .estimates import Estimate, bootstrap, difference
 from .extraction import Features, as_model, extract_features
+from .figures import series_style
 from .markup import as_label, markdown_table
 from .neighbours import nearest
 from .probes import classify, labelled
@@ -333,23 +334,21 @@ def advice_figure(advices: dict[str, Advice]) -> Figure:
     """
     fig = Figure(figsize=(6.4, 3.6), layout='constrained')
     ax = fig.subplots()
-    styles = (('#0072B2', '-', 'o'), ('#D55E00', '--', 's'), ('#009E73', ':', '^'))
     first = next(iter(advices.values()))
     by_gsd = all(np.isfinite(o.gsd) for a in advices.values() for o in a.options)
     for n, (name, a) in enumerate(advices.items()):
         for m, factor in enumerate(dict.fromkeys(o.told for o in a.options)):
-            colour, line, marker = styles[(n + m) % 3]
             row = [o for o in a.options if o.told == factor]
             x = [o.gsd if by_gsd else o.size for o in row]
             y = np.array([[o.score.value, o.score.low, o.score.high] for o in row]).T * 100
             label = as_label(name if factor is None else f'{name}, told {factor:g}x')
             bars = [y[0] - y[1], y[2] - y[0]]
-            ax.errorbar(x, y[0], bars, c=colour, ls=line, marker=marker, capsize=3, label=label)
+            ax.errorbar(x, y[0], bars, **series_style(n + m), capsize=3, label=label)
         c = a.chosen
         at = (c.gsd if by_gsd else c.size, 100 * c.score.value)
-        ax.plot(*at, 'o', mfc='none', mec='black', ms=14, mew=1.5)
+        ax.plot(*at, 'o', mfc='none', mec='black', ms=14, mew=1.5, label='' if n else 'advised')
     own = first.native.gsd * first.native.size / first.side if by_gsd else first.side
-    ax.axvline(own, c='0.4', ls=':')
+    ax.axvline(own, c='0.4', ls=':', label="the tiles' own size")
     ax.set_xscale('log', base=2)
     ticks = sorted({round(o.gsd if by_gsd else o.size, 6) for o in first.options})
     ax.set_xticks(ticks, [f'{t:.3g}' for t in ticks])
@@ -357,5 +356,5 @@ def advice_figure(advices: dict[str, Advice]) -> Figure:
     ax.set_xlabel('GSD that the network is shown (m/px)' if by_gsd else 'input size (px)')
     ax.set_ylabel(f'{first.measure} (%)', fontsize=9)
     ax.grid(c='0.9')
-    ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)
+    ax.legend(fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1), ncols=4, frameon=False)
     return fig

@@ -150,7 +150,9 @@ def map_figure(
         map_figure(tile.image, attention_windows(model, tile.image, 'gsd'), tile.gsd)
     """
     if ax is None:
-        ax = Figure(figsize=(5, 4.2), layout='constrained').subplots()
+        high = 0.5 + 3.7 * picture.shape[1] / picture.shape[2]
+        high = min(4.2, max(2.6, high))  # the colour bar's words need the room
+        ax = Figure(figsize=(5, high), layout='constrained').subplots()
     shown = picture / 255 if picture.dtype == torch.uint8 else picture
     drawn = overlays(shown, {title: relative(weights.float().cpu())}, [ax], opacity)
     bar_on(ax, gsd, shown.shape[2], shown.shape[1])

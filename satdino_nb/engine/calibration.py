@@ -128,7 +128,7 @@ def reliability_figure(found: dict[str, Calibration]):
         ax.plot(c.confidence, c.accuracy, '-', lw=0.8, color=OKABE_ITO[0])
         ax.scatter(c.confidence, c.accuracy, s=size, color=OKABE_ITO[0])
         ax.set(
-            xlabel='confidence',
+            xlabel='confidence (size: tiles)',
             xlim=(0, 1.02),
             ylim=(-0.02, 1.02),
             title=f'{as_label(name)}\nECE {100 * c.ece.value:.1f} %',
@@ -221,7 +221,8 @@ def worst_pairs_figure(
     confidence, predicted = scores.max(1)
     if not pairs:
         return None
-    fig = Figure(figsize=(1.9 * pictures, 2.3 * len(pairs)), layout='constrained')
+    shown = min(pictures, max(count for _, _, count in pairs))
+    fig = Figure(figsize=(max(3.8, 1.9 * shown), 2.5 * len(pairs)), layout='constrained')
     for part, (i, j, count) in zip(fig.subfigures(len(pairs), 1, squeeze=False)[:, 0], pairs):
         taken = as_label(f'{classes[i]} taken for {classes[j]}')
         part.suptitle(
@@ -232,13 +233,14 @@ def worst_pairs_figure(
         )
         wrong = ((labels == i) & (predicted == j)).nonzero()[:, 0]
         surest = wrong[confidence[wrong].argsort(descending=True)][:pictures].tolist()
-        for ax, at in zip(part.subplots(1, pictures), surest + [None] * pictures):
+        for ax, at in zip(part.subplots(1, shown, squeeze=False)[0], surest + [None] * shown):
             ax.axis('off')
             if at is None:
                 continue
             tile = tiles[at]
             ax.imshow(tile.image.permute(1, 2, 0).numpy())
             ax.set_title(
-                f'{confidence[at]:.2f}' + (f', {tile.gsd:.2g} m/px' if tile.gsd else ''), fontsize=8
+                f'confidence {confidence[at]:.0%}' + (f'\n{tile.gsd:.2g} m/px' if tile.gsd else ''),
+                fontsize=8,
             )
     return fig

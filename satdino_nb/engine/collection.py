@@ -25,6 +25,7 @@ from .backbone import Tokens
 from .baselines import hand_made_features
 from .crop_pictures import jpeg
 from .extraction import Features, feature_rows, weights_hash
+from .figures import BLUE, MID_GREY, ORANGE
 from .index import Index, Note, is_index, open_index
 from .layouts import Map, pca_map, place_new, umap_map
 from .map_figures import class_name
@@ -336,7 +337,7 @@ class Collection:
         try:
             return hover_picture(self.tiles[i], side)
         except (OSError, ValueError):  # also one of whatever a reader of tiles says
-            return jpeg(Image.new('RGB', (side, side), '#808080'))
+            return jpeg(Image.new('RGB', (side, side), MID_GREY))
 
     def neighbours(self, vector: torch.Tensor, k: int) -> list[dict]:
         """The `k` tiles most like a crop, nearest first: `i`, name, gsd, label, distance.
@@ -408,15 +409,15 @@ def draw_map(collection: Collection, near: list[dict], here: list[float] | None,
     unit = np.frombuffer(packed_places(collection.layout.xy), '<u2').reshape(-1, 2) / 65535
     places = [(8 + x * (side - 24), side - 16 - y * (side - 24)) for x, y in unit]
     for x, y in places:
-        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill='#9a9a9a')
+        draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=MID_GREY)
     for n, row in enumerate(near, 1):
         x, y = places[row['i']]
-        draw.ellipse((x - 4, y - 4, x + 4, y + 4), outline='#0072B2', width=2)
-        draw.text((x + 5, y - 12), str(n), fill='#0072B2', font=font)
+        draw.ellipse((x - 4, y - 4, x + 4, y + 4), outline=BLUE, width=2)
+        draw.text((x + 5, y - 12), str(n), fill=BLUE, font=font)
     if here is not None:
         x, y = 8 + here[0] * (side - 24), side - 16 - here[1] * (side - 24)
         diamond = [(x, y - 7), (x + 7, y), (x, y + 7), (x - 7, y)]
-        draw.polygon(diamond, fill='#E69F00', outline='black')
+        draw.polygon(diamond, fill=ORANGE, outline='black')
     return picture
 
 

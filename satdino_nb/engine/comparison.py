@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
-from .figures import PAGE
+from .figures import BLUE, PAGE
 from .markup import as_label, markdown_table
 
 # %% ../../nbs/engine/13_comparison.ipynb #spread
@@ -189,18 +190,27 @@ def experiment_figure(
     """
     arms = list(dict.fromkeys(row['arm'] for row in rows))
     wide = min(PAGE, 2.2 + 2.6 * len(measures))
-    fig = Figure(figsize=(wide, 1.0 + 0.34 * len(arms)), layout='constrained')
+    fig = Figure(figsize=(wide, 1.25 + 0.34 * len(arms)), layout='constrained')
     axes = np.atleast_1d(fig.subplots(1, len(measures), sharey=True))
     for ax, (measure, title) in zip(axes, measures.items()):
         values = by_arm(rows, measure)
         for i, arm in enumerate(arms):
             x = factor * values[arm]
-            ax.plot(x, [i] * len(x), 'o', mfc='none', c='#0072B2')
-            if len(x):
-                ax.plot([x.mean()], [i], '|', ms=16, mew=2, c='black')
+            (runs,) = ax.plot(x, [i] * len(x), 'o', mfc='none', c=BLUE)
+            middle = [x.mean()] if len(x) else []
+            (mean,) = ax.plot(middle, [i] * len(middle), '|', ms=16, mew=2, c='black')
         letters = max(16, int(12 * (wide - 1.6) / len(measures)))  # in a line below a panel
         ax.set_xlabel(textwrap.fill(as_label(title), letters))
         ax.grid(axis='x', color='0.9')
+        ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes[0].set(yticks=range(len(arms)), yticklabels=[as_label(a) for a in arms])
     axes[0].set_ylim(len(arms) - 0.4, -0.6)
+    fig.legend(
+        [runs, mean],
+        ['one run', 'mean of the runs'],
+        loc='outside upper right',
+        ncols=2,
+        markerscale=0.6,
+        frameon=False,
+    )
     return fig

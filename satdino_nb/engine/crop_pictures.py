@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from .crop_state import CropState
+from .figures import BLUE, GREEN, ORANGE, VERMILION, YELLOW
 from .markup import as_file_name, visible
 from .places import Place
 from ..gsd import Crop, crop_gsd_yx, draw_scale_bar, metres_text
@@ -169,7 +170,7 @@ def draw_views(
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(11)
     for i, view in enumerate(views):
-        colour = 'white' if i < n_global else '#F0E442'
+        colour = 'white' if i < n_global else YELLOW
         name = f'G{i + 1}' if i < n_global else str(i - n_global + 1)
         x0, y0, x1, y1 = scaled_edges(view, scale)
         draw.rectangle([x0, y0, x1 - 1, y1 - 1], outline=colour)
@@ -187,7 +188,7 @@ def draw_frame(picture: Image.Image, crop: Crop, scale: float) -> None:
     x0, y0, x1, y1 = scaled_edges(crop, scale)
     draw = ImageDraw.Draw(picture)
     draw.rectangle([x0 - 2, y0 - 2, x1 + 1, y1 + 1], outline='black', width=5)
-    draw.rectangle([x0 - 1, y0 - 1, x1, y1], outline='#E69F00', width=3)
+    draw.rectangle([x0 - 1, y0 - 1, x1, y1], outline=ORANGE, width=3)
 
 
 def overview_picture(
@@ -297,7 +298,7 @@ def gsd_strip(
         edges, counts = histogram
         low, high = min([low, *(0.98 * g for g in edges)]), max([high, *(1.02 * g for g in edges)])
         most = max([1, *(n for c in counts.values() for n in c)])
-    for ax, name, g, colour in zip(rows, draws, ticks, ('#0072B2', '#D55E00', '#009E73')):
+    for ax, name, g, colour in zip(rows, draws, ticks, (BLUE, VERMILION, GREEN)):
         if histogram:
             share = np.array(counts[name]) / most
             look = dict(align='edge', color=colour, alpha=0.35, zorder=0)

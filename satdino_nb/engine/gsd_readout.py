@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from .figures import series_style
+from .figures import BLUE, series_style
 from satdino_nb.engine.gsd_fit import (
     MEASURES,
     GSDResult,
@@ -309,7 +309,7 @@ def show_gsd(ax, result: GSDResult, title: str = '', ends: tuple | None = None) 
         (0.5, dict(c='.6', lw=0.8)),
     ):
         ax.plot(line, times * line, **style)
-    ax.scatter(result.true, result.said, s=10, color='#0072B2', alpha=0.7, zorder=3)
+    ax.scatter(result.true, result.said, s=10, color=BLUE, alpha=0.7, zorder=3)
     for axis, scale in ((ax.xaxis, ax.set_xscale), (ax.yaxis, ax.set_yscale)):
         scale('log', base=2)
         axis.set_ticks(ticks, [f'{t:g}' for t in ticks])

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 
 from ..dino import Losses, SatDINO, answers, effective_rank, feature_std
-from .figures import series_style
+from .figures import ALARM, series_style
 from .neighbours import knn_predict
 from .recipe import Now, ResolvedConfig, read_config, resolved
 from .tiles import Tiles, collate
@@ -317,7 +317,7 @@ def health_figure(rows: Sequence[dict], c: ResolvedConfig):
             ax.legend(fontsize=8, frameon=False, columnspacing=1, handlelength=1.6, **above)
         ax.set_ylim(0, 1.05 * max(ax.get_ylim()[1], 1e-12))
     if findings := diagnose(rows, c):
-        fig.supxlabel(findings[0].split(':')[0], fontsize=9, color='#a00000', x=0.01, ha='left')
+        fig.supxlabel(findings[0].split(':')[0], fontsize=9, color=ALARM, x=0.01, ha='left')
     return fig
 
 

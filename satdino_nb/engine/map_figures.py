@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
 
-from .figures import OKABE_ITO
+from .figures import BLUE, OKABE_ITO
 from .layouts import Map
 from .markup import as_label
 from .thumbnails import Box, place_boxes, spread_out
@@ -160,7 +160,7 @@ def highlight(ax: Axes, xy: np.ndarray, chosen: np.ndarray, title: str) -> None:
     - `title`: their name.
     """
     ax.scatter(*columns(xy[~chosen]), s=3, color='0.72', linewidths=0)
-    ax.scatter(*columns(xy[chosen]), s=6, color='#0072B2', linewidths=0)
+    ax.scatter(*columns(xy[chosen]), s=6, color=BLUE, linewidths=0)
     free_page(ax)
     ax.set_title(as_label(f'{title} ({chosen.sum()})'), fontsize=8, pad=2)
 

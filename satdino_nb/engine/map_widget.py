@@ -33,7 +33,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from .exports import tile_columns
-from .figures import OKABE_ITO
+from .figures import MID_GREY, OKABE_ITO, YELLOW
 from .layouts import Map, check_rows
 from .map_figures import check_tiles, class_name, map_figure
 from .markup import as_cell, visible, write_csv
@@ -81,7 +81,7 @@ def packed_places(xy: np.ndarray) -> bytes:
     return (unit * 65535).round().astype('<u2').tobytes()
 
 # %% ../../nbs/engine/09_map_widget.ipynb #colour-codes
-COLOURS = tuple(c for c in OKABE_ITO if c != '#F0E442')  # yellow is pale on white
+COLOURS = tuple(c for c in OKABE_ITO if c != YELLOW)  # yellow is pale on white
 SHAPES = ('circle', 'square', 'up', 'diamond', 'down')
 UNKNOWN = 255  # the code of a tile without a value
 MOST = 200  # classes with a mark of their own; rarer ones share the last
@@ -110,13 +110,13 @@ def class_codes(values: Sequence) -> tuple[np.ndarray, list[dict]]:
     ]
     others = codes.count(MOST)
     if others:
-        marks.append(mark(MOST, f'{len(counts) - MOST} rarer ones ({others})', '#777777', 'circle'))
+        marks.append(mark(MOST, f'{len(counts) - MOST} rarer ones ({others})', MID_GREY, 'circle'))
     return np.array(codes, dtype=np.uint8), marks + unknown_mark(codes.count(UNKNOWN))
 
 
 def unknown_mark(n: int) -> list[dict]:
     "The mark of `n` tiles without a value; empty for none."
-    return [mark(UNKNOWN, f'unknown ({n})', '#777777', 'cross')] if n else []
+    return [mark(UNKNOWN, f'unknown ({n})', MID_GREY, 'cross')] if n else []
 
 
 def quantity_codes(

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
+from .figures import BLUE, YELLOW
 from .input_pictures import bar_on, one_axes
 from .land import somewhere
 from .patches import Features, feature_map
@@ -247,7 +248,7 @@ def matches_figure(
     ax.axis('off')
     drawn = fits[:most]
     ax.set_title(
-        f'{drawn.sum()} of the {len(drawn)} most similar matches right, '
+        f'{drawn.sum()} of the {len(drawn)} most similar matches right (unbroken lines), '
         f'{fits.sum()} of all {len(fits)}',
         fontsize=9,
     )
@@ -267,7 +268,7 @@ def joined(ax: Axes, start: np.ndarray, end: np.ndarray, fits: bool) -> None:
     (line,) = ax.plot(
         [start[1], end[1]],
         [start[0], end[0]],
-        color='#f0e442' if fits else '#0072b2',
+        color=YELLOW if fits else BLUE,
         linestyle='-' if fits else (0, (3, 2)),
         linewidth=1.5 if fits else 0.9,
         marker='o' if fits else 'x',

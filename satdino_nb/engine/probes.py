@@ -511,7 +511,7 @@ def few_labels_figure(curves: dict[str, dict]):
         xticks=list(curve),
         xticklabels=[str(n) for n in curve],
         xlabel='labelled tiles a class',
-        ylabel='accuracy (%)',
+        ylabel='accuracy (%), bands: range over draws',
     )
     ax.minorticks_off()
     ax.legend(loc='center left', bbox_to_anchor=(1, 0.5), frameon=False)

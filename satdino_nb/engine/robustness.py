@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from .datasets import DatasetTiles
 from .estimates import Estimate, bootstrap
+from .figures import BLUE
 from .land import make_world, render, somewhere
 from .layouts import Map, check_rows
 from satdino_nb.engine.map_figures import (
@@ -156,8 +157,8 @@ def spread_figure(
             ms=5,
             lw=1,
             clip_on=False,  # a marker at 0 is seen whole
-            color='#0072B2' if j == 0 else grey,
-            mfc='#0072B2' if j == 0 else 'white',
+            color=BLUE if j == 0 else grey,
+            mfc=BLUE if j == 0 else 'white',
             label=as_label(name),
         )
     ax.axvline(1, color='0.6', lw=0.8, ls=':')
@@ -165,6 +166,7 @@ def spread_figure(
     words = 'distance of one place to itself at other GSDs / distance between classes'
     ax.set_xlabel(words, fontsize=8)
     ax.set_xlim(left=0)
+    ax.set_ylim(-0.6, len(rows) - 0.4)
     ax.legend(loc='lower center', bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=8)
     ax.grid(axis='y', lw=0.3)
     return fig

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .figures import OKABE_ITO, PAGE
+from .figures import OKABE_ITO, PAGE, YELLOW
 from .multicrop import Views
 
 if TYPE_CHECKING:
@@ -83,11 +83,11 @@ def segment_figure(
         left.set(yticks=[], xlim=(bins[0], bins[-1]))
         left.set_title(name, loc='left', fontsize=9)
         shares = coverage(areas[:2000], (low.min(), high.max()), by)
-        right.barh(['empty', 'covered'], shares, color=[OKABE_ITO[1], OKABE_ITO[0]])
+        right.barh(['empty segments', 'covered range'], shares, color=[OKABE_ITO[1], OKABE_ITO[0]])
         right.set_xlim(0, 1.15)
         for y, share in enumerate(shares):
             right.text(share + 0.02, y, f'{share:.0%}', va='center')
-    left.set_xlabel('GSD of a local view (m/px)')
+    left.set_xlabel('GSD of a local view (m/px), lines: ends of the segments')
     right.set_xlabel('share')
     return fig
 
@@ -102,6 +102,7 @@ def tick_figure(samplings: Mapping[str, np.ndarray], rows: int = 12) -> 'Figure'
         tick_figure({'random': gsd})
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     fig = Figure(figsize=(7, 2.2), layout='constrained')
     axes = fig.subplots(1, len(samplings), sharey=True, squeeze=False)[0]
@@ -111,6 +112,7 @@ def tick_figure(samplings: Mapping[str, np.ndarray], rows: int = 12) -> 'Figure'
         ax.set_title(f'{name}: mean largest gap {gap:.3f} m/px', fontsize=9)
         ax.set(xlabel='GSD of the local views (m/px)')
     axes[0].set(ylabel='image')
+    axes[0].yaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
 # %% ../../nbs/engine/03_view_pictures.ipynb #views-figure
@@ -161,7 +163,7 @@ def views_figure(
     axes = fig.subplot_mosaic(mosaic)
     axes['s'].imshow(image.permute(1, 2, 0))
     axes['s'].set_title('source' if gsd is None else f'source {gsd:.2g} m/px', fontsize=9)
-    looks = (('white', '-'), ('#F0E442', '--'))
+    looks = (('white', '-'), (YELLOW, '--'))
     for kind, v, (colour, dashes) in zip(('g', 'l'), views, looks):
         for i, (t, l, h, w) in enumerate(v.boxes[:, which].tolist()):
             box = Rectangle((l, t), w, h, fill=False, ec=colour, ls=dashes, lw=1.5)
