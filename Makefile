@@ -45,7 +45,7 @@ lab: $(or $(wildcard $(VENV)/.installed),$(VENV)/.course)
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/nbs/index.ipynb --LabApp.app_settings_dir=lab \
 	    $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-# every notebook in a process of its own, two at a time; figures on a page must be readable, too
+# every notebook by nbdev_test in a process of its own, two at a time; its figures must be readable, too
 notebooks: venv
 	printf '%s\n' $(NOTEBOOKS) | PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 TQDM_DISABLE=1 \
 	    xargs -P 2 -I{} sh -c 'timeout 600 python tests/run_notebook.py {} && echo "passed {}" || { echo "FAILED {}"; exit 1; }'

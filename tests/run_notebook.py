@@ -1,4 +1,4 @@
-"""One notebook from a clean kernel, as `nbdev_test` runs it; its figures must be readable, too.
+"""`nbdev_test` of one notebook; the figures that it shows must be readable, too.
 
 python tests/run_notebook.py nbs/03_views.ipynb
 """
@@ -8,8 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 from IPython.core import pylabtools
-from nbdev.config import get_config
-from nbdev.test import test_nb
+from nbdev.test import nbdev_test
 
 from satdino_nb.engine.figures import figure_faults
 
@@ -18,7 +17,7 @@ ON_A_PAGE = ('nbs', 'experiments')
 
 
 def run_notebook(path):
-    "Did every cell run, and what hinders reading the figures that they showed (sentences)."
+    "Run all cells, which exits where one fails; what hinders reading their figures (sentences)."
     faults, draw = [], pylabtools.print_figure
 
     def looked_at(fig, *args, **options):
@@ -26,16 +25,12 @@ def run_notebook(path):
         return draw(fig, *args, **options)
 
     with mock.patch.object(pylabtools, 'print_figure', looked_at):
-        ran, _ = test_nb(
-            path.resolve(),
-            skip_flags=get_config().tst_flags.split(),
-            basepath=get_config().config_path,
-        )
-    return ran, faults if path.resolve().parent.name in ON_A_PAGE else []
+        nbdev_test(path=path.resolve(), n_workers=0)
+    return faults if path.resolve().parent.name in ON_A_PAGE else []
 
 
 if __name__ == '__main__':
-    ran, faults = run_notebook(Path(sys.argv[1]))
+    faults = run_notebook(Path(sys.argv[1]))
     for fault in faults:
         print(f'{sys.argv[1]}: a figure: {fault}', file=sys.stderr)
-    sys.exit(not ran or bool(faults))
+    sys.exit(bool(faults))
