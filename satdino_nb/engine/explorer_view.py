@@ -10,7 +10,7 @@ import base64
 import contextvars
 from collections.abc import Callable, Mapping
 from functools import cache
-from threading import Condition, RLock, Thread
+from threading import Condition, Lock, RLock, Thread
 from typing import Any, Protocol
 
 import traitlets
@@ -20,7 +20,7 @@ from .markup import visible
 from .messages import has_kernel
 
 # %% ../../nbs/engine/10_explorer_view.ipynb #desk
-FIRST = ('input', 'thumb', 'views', 'overview', 'rendered', 'place_of', 'save')  # then the others
+FIRST = ('input', 'thumb', 'views', 'overview', 'place_of', 'histogram', 'save')  # at once
 
 
 class Answers(Protocol):
@@ -32,13 +32,14 @@ class Answers(Protocol):
 
 
 class Desk:
-    """Answers questions one after another, on a thread that lives while there are any.
+    """Answers questions on two threads that live while there are any: those of `FIRST`, the others.
 
     - `answers`: has `answer(request) -> (reply, buffers)`.
     - `send`: is given each reply, with `answer` (the question's number), `view` and `kind`, and its
       buffers.
 
-    Of one view's questions of a kind the newest that waits is answered; saving always is.
+    Of one view's questions of a kind the newest that waits is answered; saving always is. Answers
+    are sent one at a time.
 
         desk = Desk(answers, widget.send)
         desk.ask(dict(ask=1, view='a', kind='input', place='harbour', box=[0, 0, 64, 64], out=32))
@@ -49,33 +50,37 @@ class Desk:
         self.send = send
         self.turn = Condition()
         self.waiting: dict[tuple, dict] = {}
-        self.busy = False
+        self.busy: set[bool] = set()  # who is at work: for `FIRST`, for the others
+        self.sending = Lock()
 
     def ask(self, message: dict) -> None:
         "Put a question on the desk."
         key = (message['kind'], message.get('view'))
+        first = message['kind'] in FIRST
         with self.turn:
             self.waiting[key + (message['ask'],) * (key[0] == 'save')] = message
-            if self.busy:
+            if first in self.busy:
                 return
-            self.busy = True
+            self.busy.add(first)
         context = contextvars.copy_context()  # a kernel's messages name the one they answer
-        Thread(target=context.run, args=(self.work,), daemon=True).start()
+        Thread(target=context.run, args=(self.work, first), daemon=True).start()
 
-    def work(self) -> None:
-        "Answer until nothing waits."
-        while (message := self.next()) is not None:
-            self.send(*self.answered(message))
+    def work(self, first: bool) -> None:
+        "Answer those of `FIRST`, or the others, until none waits."
+        while (message := self.next(first)) is not None:
+            answer = self.answered(message)
+            with self.sending:
+                self.send(*answer)
 
-    def next(self) -> dict | None:
+    def next(self, first: bool) -> dict | None:
         "The question whose turn it is, off the desk; None: there is none, and work ends."
         with self.turn:
-            if not self.waiting:
-                self.busy = False
+            mine = [key for key in self.waiting if (key[0] in FIRST) == first]
+            if not mine:
+                self.busy.discard(first)
                 self.turn.notify_all()
                 return None
-            rank = {kind: i for i, kind in enumerate(FIRST)}
-            key = min(self.waiting, key=lambda k: rank.get(k[0], len(rank)))
+            key = min(mine, key=lambda k: FIRST.index(k[0])) if first else mine[0]
             return self.waiting.pop(key)
 
     def answered(self, message: dict) -> tuple[dict, list[bytes]]:
