@@ -416,8 +416,10 @@ def draw_map(collection: Collection, near: list[dict], here: list[float] | None,
         draw.text((x + 5, y - 12), str(n), fill=BLUE, font=font)
     if here is not None:
         x, y = 8 + here[0] * (side - 24), side - 16 - here[1] * (side - 24)
-        diamond = [(x, y - 7), (x + 7, y), (x, y + 7), (x - 7, y)]
-        draw.polygon(diamond, fill=ORANGE, outline='black')
+        turns = np.arange(10) * np.pi / 5
+        reach = np.where(np.arange(10) % 2, 4, 9)
+        star = np.stack([x + reach * np.sin(turns), y - reach * np.cos(turns)], 1)
+        draw.polygon([tuple(p) for p in star], fill=ORANGE, outline='black')
     return picture
 
 

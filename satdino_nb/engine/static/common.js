@@ -188,6 +188,14 @@ function element(kind, attributes = {}, text = '') {
   return made;
 }
 
+/** Keep keys from the notebook, whose commands some letters are; Ctrl and Shift+Enter stay its. */
+function keepKeys(el) {
+  el.addEventListener('keydown', (e) => {
+    const its = e.ctrlKey || e.metaKey || e.altKey || e.key === 'Escape';
+    if (!its && !(e.key === 'Enter' && e.shiftKey)) e.stopPropagation();
+  });
+}
+
 function bytes(view) {
   if (view instanceof ArrayBuffer) return new Uint8Array(view);
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);

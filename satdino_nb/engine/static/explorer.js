@@ -8,6 +8,7 @@ const LEAST = 8; // shortest side of a crop, in pixels of the source
 const GONE = 'No answer from the kernel: it is busy, or gone. If this stays so, run the cell again.';
 const QUIET = 6000; // milliseconds without an answer, after which that is said
 const POLL = 800; // milliseconds until a collection that is being computed is asked again
+const LONG = ['model', 'rendered', 'neighbours', 'map']; // that may take longer than QUIET
 const REST = 180; // milliseconds after a key until the model is asked
 const CALM = 150; // milliseconds after the last change until a histogram is asked for
 const STATE = [
@@ -942,8 +943,8 @@ class ModelPane {
   }
 
   failed(words) {
-    this.computing(false);
     this.app.fail('model', words);
+    this.computing(false);
   }
 
   show({ reply, buffers }, args) {
@@ -983,11 +984,12 @@ class ModelPane {
     this.plot.style.display = plotted ? '' : 'none';
     const busy = this.root.classList.contains('satdino-x-computing');
     const { estimate, why, truth, of, out } = model || {};
-    fill(this.words, [busy, Boolean(model), estimate, why, truth, of, out], () => this.answer());
+    const failed = 'model' in app.errors;
+    const shows = [busy, failed, Boolean(model), estimate, why, truth, of, out];
+    fill(this.words, shows, () => this.answer());
     this.caption.textContent = model?.caption || '';
     if (!plotted) return;
-    const shows = [this.width, this.height, app.domain(), this.trail];
-    fill(this.plot, shows, () => this.drawn());
+    fill(this.plot, [this.width, this.height, app.domain(), this.trail], () => this.drawn());
   }
 
   /** The answer in words: what it says, how sure it is, and how far off that is. */
@@ -996,7 +998,9 @@ class ModelPane {
     const { setup, model } = app;
     const busy = this.root.classList.contains('satdino-x-computing');
     const note = (text) => element('div', { class: 'satdino-x-note' }, text);
-    const wait = busy ? [element('span', { class: 'satdino-x-busy' }, 'computing…')] : [];
+    const failed = 'model' in app.errors;
+    const state = busy ? 'computing…' : failed ? 'of an earlier crop' : '';
+    const wait = state ? [element('span', { class: 'satdino-x-busy' }, state)] : [];
     if (!setup.model) {
       return [note('No model was given. With one, Explorer(tiles, model), its estimate of the ' +
         'GSD stands here, and its attention on the network input.')];
@@ -1576,7 +1580,7 @@ class Atlas {
     context.setTransform(this.ratio, 0, 0, this.ratio, 0, 0);
     const at = (i) => this.where(i);
     this.rings.forEach((i, k) => i < this.n && ringAt(context, at(i), 9, '#0072B2', String(k + 1)));
-    if (this.here) diamondAt(context, this.onPage(...this.here), 8, COLOUR.frame);
+    if (this.here) starAt(context, this.onPage(...this.here), 10, COLOUR.frame);
     if (this.hover >= 0) ringAt(context, at(this.hover), 8, COLOUR.random, '');
     if (this.lasso && this.moved) this.paintLasso(context);
   }
@@ -1620,17 +1624,21 @@ function marksOf(classes, codes) {
   return Array.from(marks);
 }
 
-/** The crop's own mark: a diamond, as no class has it alone. */
-function diamondAt(context, [x, y], radius, colour) {
+/** The crop's own mark: a star, which no class has. */
+function starAt(context, [x, y], radius, colour) {
+  const points = Array.from({ length: 10 }, (_, k) => {
+    const r = k % 2 ? 0.45 * radius : radius;
+    return [x + r * Math.sin((k * Math.PI) / 5), y - r * Math.cos((k * Math.PI) / 5)];
+  });
   context.beginPath();
-  corners(context, [[x, y - radius], [x + radius, y], [x, y + radius], [x - radius, y]]);
-  context.fillStyle = colour;
-  context.fill();
-  for (const [stroke, width] of [['white', 3.5], ['black', 1.5]]) {
+  corners(context, points);
+  for (const [stroke, width] of [['white', 5], ['black', 2.5]]) {
     context.lineWidth = width;
     context.strokeStyle = stroke;
     context.stroke();
   }
+  context.fillStyle = colour;
+  context.fill();
 }
 
 function ringAt(context, [x, y], radius, colour, text) {
@@ -1658,6 +1666,7 @@ class App {
     this.setup = transport.setup;
     this.live = transport.live;
     this.errors = {};
+    this.slow = new Set(); // kinds of questions
     this.dragging = false;
     this.model = null; // the last answer
     this.views = null; // of this place and seed, both ways
@@ -1665,6 +1674,7 @@ class App {
     this.state = Object.fromEntries(STATE.map((name) => [name, transport.get(name)]));
     this.root = part('root', { role: 'group', 'aria-label': 'explorer' });
     this.root.classList.add('satdino-x');
+    keepKeys(this.root);
     this.build();
     root.append(this.root);
     this.off = transport.onChange((names) => this.heard(names));
@@ -1688,12 +1698,12 @@ class App {
     this.status = part('status', { role: 'status', 'aria-live': 'polite' });
     this.alert = part('alert', { role: 'alert' });
     this.caption = part('caption');
-    this.root.append(this.bar, this.panes, this.facts, this.axis.root);
+    this.root.append(this.bar, this.status, this.alert, this.panes, this.facts, this.axis.root);
     if (this.setup.collection) {
       this.atlas = new Atlas(this);
       this.root.append(this.atlas.root);
     }
-    this.root.append(this.caption, this.alert, this.status);
+    this.root.append(this.caption);
     this.viewsLine = new Line(
       (args) => this.ask('views', args),
       (answer, args) => this.showViews(answer.reply, args),
@@ -1919,8 +1929,8 @@ class App {
     this.settle();
   }
 
-  fetchViews() {
-    this.viewsLine.want({ place: this.state.place, seed: this.state.seed });
+  fetchViews(again = false) {
+    this.viewsLine.want({ place: this.state.place, seed: this.state.seed }, again);
     clearTimeout(this.counting); // whoever draws again and again gets one histogram, at the end
     this.counting = setTimeout(() => {
       const { place, seed } = this.state;
@@ -1958,9 +1968,10 @@ class App {
   // what is said
 
   async ask(kind, args) {
-    const slow = setTimeout(() => this.say(`${kind}: still at work…`), 1000);
+    const slow = setTimeout(() => this.atWork(kind, true), 1000);
     const quiet = setTimeout(() => {
-      this.fail('kernel', GONE);
+      if (LONG.includes(kind)) this.fetchViews(true); // is there anybody?
+      else this.fail('kernel', GONE);
     }, QUIET);
     try {
       const answer = await this.transport.ask(kind, args);
@@ -1970,8 +1981,17 @@ class App {
     } finally {
       clearTimeout(slow);
       clearTimeout(quiet);
-      if (this.status.textContent === `${kind}: still at work…`) this.say('');
+      this.atWork(kind, false);
     }
+  }
+
+  /** What has taken more than a second is named until its answer is there. */
+  atWork(kind, on) {
+    if (on === this.slow.has(kind)) return;
+    if (on) this.slow.add(kind);
+    else this.slow.delete(kind);
+    this.root.dataset.slow = [...this.slow].join(' ');
+    this.say(this.slow.size ? `${[...this.slow].join(', ')}: still at work…` : '');
   }
 
   say(words) {
@@ -2012,17 +2032,24 @@ class App {
     const { state, reply } = this;
     const same = reply?.code && String(reply.args.box) === String(state.box) &&
       reply.args.out === state.out && reply.args.place === state.place;
-    if (same) return reply.code;
     const name = JSON.stringify(state.place);
-    return `CropState(tiles[${name}], box=(${state.box.join(', ')}), out=${state.out})`;
+    const own = `CropState(tiles[${name}], box=(${state.box.join(', ')}), out=${state.out})`;
+    const code = same ? reply.code : own;
+    if (!['uniform', 'random'].includes(state.sampling)) return code;
+    return `${code.slice(0, -1)}, sampling='${state.sampling}', seed=${state.seed})`;
+  }
+
+  writeCode() {
+    const code = this.codeNow();
+    if (this.code.value !== code) this.code.value = code;
   }
 
   copy() {
     this.code.hidden = false;
-    this.code.value = this.codeNow();
+    this.writeCode();
     this.code.select();
     navigator.clipboard?.writeText(this.code.value).catch(() => document.execCommand('copy'));
-    this.say('copied');
+    this.say('Copied. Its tiles are those of explorer.state.tiles.');
   }
 
   // what is drawn
@@ -2059,6 +2086,7 @@ class App {
     this.root.dataset.box = state.box.join(' ');
     this.root.dataset.gsd = digits(gsdOf(state.box, place, state.out));
     this.root.dataset.seed = state.seed;
+    if (!this.code.hidden) this.writeCode();
     this.menu.value = state.place;
     this.out.set(state.out);
     this.square.checked = state.square;

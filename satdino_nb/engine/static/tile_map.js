@@ -32,6 +32,7 @@ class TileMap {
 
   build(el) {
     this.root = panel('satdino-map', { role: 'group', 'aria-label': 'map of tiles' });
+    keepKeys(this.root);
     this.bar = panel('satdino-map-bar', { role: 'toolbar', 'aria-label': 'map' });
     this.stage = panel('satdino-map-stage');
     this.base = element('canvas', { 'aria-hidden': 'true' });
