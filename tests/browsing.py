@@ -106,6 +106,10 @@ def jupyterlab(folder):
         '--LabApp.extension_manager=readonly',
         f'--ServerApp.root_dir={work}',
     ]
+    quiet = folder / 'jupyterlab_settings_dir' / '@jupyterlab' / 'apputils-extension'
+    quiet.mkdir(parents=True)
+    news = dict(fetchNews='false', checkForUpdates=False)  # asked in a corner, over what is tested
+    (quiet / 'notification.jupyterlab-settings').write_text(json.dumps(news))
     command = [sys.executable, '-m', 'jupyterlab', *options]
     with open(folder / 'lab.log', 'w') as log:
         server = subprocess.Popen(command, cwd=work, env=env, stdout=log, stderr=log)

@@ -287,12 +287,12 @@ def settled(page):
     )
 
 
-def at(page, top, left):
-    "Where a pixel of the source is on the page, in the overview."
+def at(page, top, left, width=None):
+    "Where a pixel of the source, so many pixels wide, is on the page, in the overview."
     stage = page.get_by_role('application', name='crop frame')
     stage.scroll_into_view_if_needed()
     b = stage.bounding_box()
-    scale = b['width'] / (600 if data(page)['place'] == 'field' else 400)
+    scale = b['width'] / (width or (600 if data(page)['place'] == 'field' else 400))
     return b['x'] + left * scale, b['y'] + top * scale
 
 
