@@ -98,7 +98,7 @@ def test_one_gsd_only_has_errors_and_no_r_squared():
     assert set(MEASURES) - set(r.numbers) == {
         'R2 of log GSD'
     } and '(one GSD only)' in readout_table({'x': r})
-    assert readout_record({'x': r})['x']['numbers']['MAE']['n'] == 30
+    assert readout_record({'x': r})['x']['numbers']['mean absolute error']['n'] == 30
     with pytest.raises(ValueError, match='more than one GSD'):
         gsd_difference(r, r, 'R2 of log GSD')
 

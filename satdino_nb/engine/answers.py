@@ -373,6 +373,7 @@ EXERCISES |= {
             'this is that of the file; the input has fewer pixels': 0.5,
             'the ratio is upside down: fewer pixels are coarser': 0.5 * 64 / 256,
             'this is the ratio of the sizes, not a GSD': 256 / 64,
+            'the ratio counts once, along a side': 0.5 * (256 / 64) ** 2,
         },
     ),
 }
@@ -420,6 +421,7 @@ EXERCISES |= {
             'this is without overlap': 100,
             'the last window begins a whole window before the edge': 20**2,
             'this is one row': 19,
+            'these are steps; there is one window more along each side': 18**2,
             'windows overlap along both sides': 19 * 10,
         },
     ),
@@ -442,6 +444,7 @@ EXERCISES |= {
         'Compare the answers for the same tile at both sizes, tile by tile.',
         {
             'this is what a perfect readout would give': 2,
+            "this is the model's own head; the readout that was fitted at 64 is asked for": 1.7907,
             'the answers do change with the input size': 1,
             'the ratio is upside down': 1 / 1.85,
         },
@@ -506,6 +509,7 @@ EXERCISES |= {
         {
             'some differences are near the end of their interval': 12,
             'these are the stars that go': 3,
+            'this is the factor of the intervals; the stars that are left are asked for': sqrt(2),
             'the interval grows with the square root, not twofold': 4,
         },
     ),

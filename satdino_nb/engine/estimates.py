@@ -23,7 +23,8 @@ def shown(values: Sequence[float], unit: str) -> list[str]:
 
         shown((0.5, 0.25), '%')   # ['50.0', '25.0']
     """
-    return [f'{100 * v:.1f}' if unit == '%' else f'{v:.3g}' for v in values]
+    percent = lambda v: f'{round(100 * v, 1) + 0.0:.1f}'  # + 0.0: a zero has no minus
+    return [percent(v) if unit == '%' else f'{v:.3g}' for v in values]
 
 
 @dataclass(frozen=True)

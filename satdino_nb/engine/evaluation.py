@@ -317,7 +317,7 @@ def evaluate_run(
 # %% ../../nbs/engine/07_evaluation.ipynb #view-results
 def view_results(name: str, error: dict) -> list[Result]:
     "What `gsd_error` says of the model `name`, as results of a report."
-    asked = 'gsd of views', 'as trained on', 'MAE, m/px'
+    asked = 'gsd of views', 'as trained on', 'mean absolute error, m/px'
     whose = {name: error['model'], 'always the mean': error['always the mean']}
     return [Result(who, *asked, e, Outcome('', '', estimate=e)) for who, e in whose.items()]
 

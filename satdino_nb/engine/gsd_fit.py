@@ -67,7 +67,7 @@ def r_squared(rows: np.ndarray) -> float:
 
 # %% ../../nbs/engine/07_5_gsd_fit.ipynb #measures-by-name
 MEASURES = {
-    'MAE': (mean_absolute, 'm/px'),
+    'mean absolute error': (mean_absolute, 'm/px'),
     'median relative error': (median_relative, '%'),
     'octaves': (mean_octaves, ''),
     'R2 of log GSD': (r_squared, ''),
