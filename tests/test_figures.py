@@ -34,8 +34,7 @@ NEUTRAL = {'black', 'white', 'grey', 'gray', 'k', 'w', '#ffffff'}
 # names of bands, too, which are no colours of a figure unless an option says so
 BANDS = {'red', 'green', 'blue', 'cyan', 'magenta', 'yellow'}
 OPTION = re.compile(r'.*colou?rs?|m?[ef]c|c|m[ef]c|fill|outline|foreground', re.I)
-# the room that has the colours, and a page whose own colours stand for models
-OWN_COLOURS = {'figures', '00_figures', '07_8_paper'}
+OWN_COLOURS = {'figures', '00_figures'}  # the room that has them
 
 
 def code_cells(path):
