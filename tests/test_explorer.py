@@ -10,6 +10,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,6 +126,61 @@ def test_many_changes_leave_no_widgets_behind(tiles):
     assert len(explorer.picture.shrunk) == 1
     explorer.close()
     assert set(widgets.widgets.widget._instances) <= before
+
+
+UPDATES = """
+import gc, sys
+from pathlib import Path
+from satdino_nb.data import sample_tiles
+from satdino_nb.explorer import Explorer, named_tiles
+from satdino_nb.vit import load_satdino
+
+explorer = Explorer(
+    named_tiles(sample_tiles('place')), load_satdino('satdino-nano'), face=sys.argv[1]
+)
+state, answers = explorer.state, explorer.answers
+assert explorer.face.view if sys.argv[1] == 'browser' else explorer.widget.children
+tokens = ('none', 'cls', 'gsd', 'similarity')
+
+
+def update(i):
+    "A gesture of the browser with all that it asks; sliders draw their panes at once."
+    state.box = (i * 7 % 300, i * 11 % 300, 100 + i * 13 % 200, 100 + i * 17 % 200)
+    if sys.argv[1] == 'sliders':
+        return
+    crop = dict(place=state.name, box=list(state.box), out=64)
+    drawn = dict(place=state.name, seed=i)
+    look = dict(token=tokens[i % 4], layer=i % 6, head=-1, mass=0.0, patch=[i % 8, 3])
+    for kind, more in dict(input=crop, model=crop | look, views=drawn, histogram=drawn).items():
+        answers.answer(dict(kind=kind, **more))
+
+
+def held():
+    "Megabytes of memory that hold no file."
+    gc.collect()
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon')) / 1024
+
+
+first, more = int(sys.argv[2]), int(sys.argv[3])
+for i in range(first):
+    update(i)
+before = held()
+for i in range(first, first + more):
+    update(i)
+print(held() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='memory is read on Linux')
+@pytest.mark.parametrize('face, first, more', [('browser', 100, 300), ('sliders', 20, 60)])
+def test_updates_with_a_model_take_no_more_memory(repo, face, first, more):
+    "Measured: 0.3 MB in 300 of the browser's; with its replies kept, 9. Sliders draw a figure each."
+    pytest.importorskip('anywidget')
+    command = [sys.executable, '-c', UPDATES, face, str(first), str(more)]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
+    assert float(done.stdout.splitlines()[-1]) < 3
 
 
 def test_each_callback_shows_its_error(tiles):

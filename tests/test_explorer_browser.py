@@ -496,6 +496,116 @@ def test_nothing_overflows_and_all_controls_have_names(opened, width):
     assert focused == 'solid'
 
 
+BARS = """() => [...document.querySelectorAll('.satdino-x-stage')]
+  .filter((stage) => stage.offsetWidth && stage.querySelector('.satdino-x-bar'))
+  .map((stage) => ({
+    stage: stage.getBoundingClientRect().width,
+    bar: [...stage.querySelectorAll('.satdino-x-bar rect')].at(-1).getBoundingClientRect().width,
+    colours: [...stage.querySelectorAll('.satdino-x-bar rect')].map((r) => r.getAttribute('fill')),
+    label: stage.querySelector('.satdino-x-bar text').textContent,
+  }))"""
+
+
+def in_metres(label):
+    number, unit = label.split()
+    return float(number) * dict(km=1000, m=1, cm=0.01, mm=0.001)[unit]
+
+
+@pytest.fixture(scope='module')
+def grounds(tmp_path_factory):
+    "A drawn scene, a picture of 4,000 pixels, and a GeoTIFF in feet."
+    import numpy as np
+    import torch
+
+    from satdino_nb.data import Tile
+    from satdino_nb.engine.places import RasterPlace
+    from satdino_nb.engine.rendered import scene_tile
+
+    made = dict(scene=scene_tile('residential', 3, gsd=0.3, size=300))
+    y, x = torch.meshgrid(torch.arange(3000), torch.arange(4000), indexing='ij')
+    made['large'] = Tile(torch.stack([x // 16, y // 12, (x + y) // 28]).byte(), 1.7)
+    try:
+        import rasterio
+    except ImportError:
+        return made
+    path = tmp_path_factory.mktemp('ground') / 'feet.tif'
+    where = dict(crs='EPSG:2263', transform=rasterio.transform.from_origin(1e6, 2e5, 2.5, 2.5))
+    shape = dict(driver='GTiff', count=3, height=500, width=700, dtype='uint8')
+    with rasterio.open(path, 'w', **shape, **where) as file:
+        file.write(np.random.default_rng(1).integers(1, 256, (3, 500, 700), dtype=np.uint8))
+    return made | dict(feet=RasterPlace(path))
+
+
+@pytest.mark.parametrize('name', ['scene', 'large', 'feet'])
+def test_scale_bars_are_as_long_as_they_say(browser, grounds, name):
+    "Of overview and crop, in pixels of the screen, for crops of three sizes."
+    from satdino_nb.engine.tile_answers import TileAnswers
+
+    if name not in grounds:
+        pytest.skip('rasterio is not installed')
+    tile = grounds[name]
+    height, width = tile.hw
+    page = browser[0].context.new_page()
+    page.set_viewport_size(dict(width=1216, height=1000))
+    answers = TileAnswers({name: tile})
+    start = dict(START, place=name, box=[10, 20, 200, 200], square=False)
+    plain_page(page, answers, start)
+    for box_ in ([10, 20, 200, 200], [0, 0, height, width], [40, 30, 9, 31]):
+        page.evaluate('box => setFromKernel({ box })', box_)
+        until(page, 'shown', ' '.join(map(str, box_)))
+        across = [tile.gsd * width, tile.gsd_at(tuple(box_)) * box_[3]]  # metres of each stage
+        bars = page.evaluate(BARS)
+        assert len(bars) == 2
+        for bar, ground in zip(bars, across):
+            metres = in_metres(bar['label'])
+            assert f'{metres:.0e}'[0] in '125' and float(f'{metres:.0e}') == pytest.approx(metres)
+            assert bar['bar'] == pytest.approx(metres * bar['stage'] / ground, abs=1), bar
+            assert 0.1 * bar['stage'] < bar['bar'] < 0.5 * bar['stage']
+            assert bar['colours'] == ['#000', '#fff']  # white on black
+    page.close()
+
+
+def test_colours_are_of_okabe_and_ito_and_quantities_are_cividis(opened):
+    import matplotlib
+    import numpy as np
+
+    from satdino_nb.engine.figures import OKABE_ITO
+    from satdino_nb.engine.map_widget import COLOURS, SHAPES
+
+    page, _ = opened(sampling='both')
+    names = 'COLOUR, CIVIDIS, KIND_COLOURS, KIND_SHAPES, OUTLINES, cividis'
+    module = f'{explorer_js()}\nwindow.colours = {{ {names} }};'
+    page.evaluate(
+        "text => import(URL.createObjectURL(new Blob([text], { type: 'text/javascript' })))",
+        module,
+    )
+    told = page.evaluate('({ ...colours, cividis: null })')
+    assert set(told['COLOUR'].values()) < set(OKABE_ITO) and len(told['COLOUR']) == 4
+    assert len(set(told['COLOUR'].values())) == 4
+    assert set(told['KIND_COLOURS']) == set(COLOURS) < set(OKABE_ITO)
+    assert told['KIND_SHAPES'] == list(SHAPES) and set(SHAPES) <= {'circle', *told['OUTLINES']}
+    assert 'star' not in SHAPES  # the crop's own mark
+    wanted = 255 * matplotlib.colormaps['cividis'](np.linspace(0, 1, len(told['CIVIDIS'])))[:, :3]
+    assert np.abs(np.array(told['CIVIDIS']) - wanted).max() <= 0.51
+    shares = np.linspace(0, 1, 101)
+    got = page.evaluate('shares => shares.map(colours.cividis)', shares.tolist())
+    between = 255 * matplotlib.colormaps['cividis'](shares)[:, :3]
+    assert np.abs(np.array(got) - between).max() < 6  # of 255
+    dashes = page.locator('.satdino-x-view').evaluate_all(
+        "all => all.map((e) => [e.getAttribute('stroke'), e.getAttribute('stroke-dasharray')])"
+    )
+    ways = {tuple(d) for d in dashes}
+    assert len(ways) == 2 == len({dash for _, dash in ways})  # a dash for each colour
+    shapes = page.locator('.satdino-x-view-mark').evaluate_all(
+        "all => all.map((e) => [e.getAttribute('fill'), e.tagName])"
+    )
+    assert len({tuple(s) for s in shapes}) == 2 == len({shape for _, shape in shapes})
+    legend = page.get_by_role('group', name='classes').locator('> span')
+    assert legend.count() == 3 and all(legend.nth(i).inner_text().strip() for i in range(3))
+    rows = page.get_by_role('group', name='legend of the sampled views').inner_text()
+    assert 'solid' in rows and 'dashed' in rows
+
+
 @pytest.fixture(scope='module')
 def page_file(tmp_path_factory):
     "A saved page with a model and two shipped places."

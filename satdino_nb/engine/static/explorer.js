@@ -20,8 +20,10 @@ const STEP = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDo
 // of Okabe and Ito (2008); each has a shape, a dash or a word beside it
 const COLOUR = { frame: '#E69F00', uniform: '#56B4E9', random: '#D55E00', model: '#CC79A7' };
 const CIVIDIS = [
-  '#00224e', '#002e6a', '#1a386f', '#32436d', '#434e6c', '#535a6d', '#61656f', '#6f7073',
-  '#7d7c78', '#8c8878', '#9b9476', '#aba072', '#bcae6c', '#cdbb63', '#dec958', '#f0d846',
+  '#00224e', '#00285b', '#002e6a', '#053371', '#1a386f', '#273e6e', '#32436d', '#3b496c',
+  '#434e6c', '#4b546c', '#535a6d', '#5a5f6e', '#61656f', '#686a71', '#6f7073', '#767676',
+  '#7d7c78', '#848279', '#8c8878', '#938e78', '#9b9476', '#a39a74', '#aba072', '#b4a76f',
+  '#bcae6c', '#c4b468', '#cdbb63', '#d5c25e', '#dec958', '#e7d150', '#f0d846', '#f9e03a',
   '#fee838',
 ].map((c) => [1, 3, 5].map((k) => parseInt(c.slice(k, k + 2), 16)));
 const LANES = [['uniform', 50], ['random', 86]]; // of the scale axis: where their marks stand
