@@ -10,6 +10,7 @@ const QUIET = 6000; // milliseconds without an answer, after which that is said
 const POLL = 800; // milliseconds until a collection that is being computed is asked again
 const LONG = ['model', 'rendered', 'neighbours', 'map']; // that may take longer than QUIET
 const REST = 180; // milliseconds after a key until the model is asked
+const SOON = 8; // milliseconds after a change until the kernel's state follows
 const CALM = 150; // milliseconds after the last change until a histogram is asked for
 const STATE = [
   'place', 'box', 'out', 'sampling', 'seed', 'square',
@@ -2156,7 +2157,13 @@ export function mount(root, transport) {
 
 // ---- transports ----------------------------------------------------------------------------
 
-/** To a kernel, by the traits and messages of an anywidget. Every question has a number. */
+/**
+ * To a kernel, by the traits and messages of an anywidget. Every question has a number.
+ *
+ * The state follows a moment after the question. Jupyter's server leaves Nagle's algorithm on
+ * (tornado, `WebSocketHandler.set_nodelay`): what the kernel answers waits, up to 40 ms, until the
+ * browser has acknowledged the message before it. Whatever the browser sends acknowledges it.
+ */
 export function kernelTransport(model) {
   const view = String(Math.random()); // a widget may be shown twice
   const open = new Map();
@@ -2168,17 +2175,23 @@ export function kernelTransport(model) {
     done({ reply: message, buffers: (buffers || []).map(bytes) });
   };
   model.on('msg:custom', answered);
+  let saving = null;
+  const save = () => {
+    clearTimeout(saving);
+    saving = null;
+    try {
+      model.save_changes();
+    } catch (e) {
+      console.warn(e); // the questions that follow fail as well, and say so in the page
+    }
+  };
   return {
     setup: model.get('setup'),
     live: true,
     get: (name) => structuredClone(model.get(name)),
     set: (changes) => {
       for (const [name, value] of Object.entries(changes)) model.set(name, value);
-      try {
-        model.save_changes();
-      } catch (e) {
-        console.warn(e); // the questions that follow fail as well, and say so in the page
-      }
+      saving ??= setTimeout(save, SOON);
     },
     onChange: (f) => {
       const heard = [...STATE, 'setup'].map((name) => [`change:${name}`, () => f([name])]);
@@ -2196,7 +2209,10 @@ export function kernelTransport(model) {
           fail(new Error(GONE)); // a kernel that was shut down
         }
       }),
-    close: () => model.off('msg:custom', answered),
+    close: () => {
+      if (saving) save();
+      model.off('msg:custom', answered);
+    },
   };
 }
 
