@@ -279,6 +279,8 @@ def box(page):
 
 def settled(page):
     "Wait until the input that is shown, and the answer if there is a model, are of this box."
+    # what was done just now is written into the page in the next frame
+    page.evaluate('() => new Promise((done) => requestAnimationFrame(() => setTimeout(done)))')
     page.wait_for_function(
         """() => { const d = document.querySelector('.satdino-x').dataset;
              return d.overview === d.place && d.shown === d.box && !d.computing
