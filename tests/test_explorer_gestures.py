@@ -17,7 +17,7 @@ from browsing import (
     widget_errors,
     write_notebook,
 )
-from exploring import at, data, drag, settled, until
+from exploring import at, box, data, drag, settled, until
 from PIL import Image
 
 from satdino_nb.data import sample_tiles
@@ -102,10 +102,21 @@ def ask(page, expression):
         raise AssertionError(f'{expression}: {told}') from e
 
 
+def knows(page, expression, value):
+    "Wait until the kernel knows so: changes come in on other threads than questions."
+    for _ in range(200):
+        told = ask(page, expression)
+        if told == value:
+            return
+        page.wait_for_timeout(50)
+    assert told == value, expression
+
+
 def state(page):
-    "The box that the kernel knows, when the page is at rest."
+    "The box of the page at rest, which the kernel knows, too."
     settled(page)
-    return list(ask(page, 'explorer.state.box'))
+    knows(page, 'list(explorer.state.box)', box(page))
+    return box(page)
 
 
 def scrolled(page):
@@ -180,7 +191,8 @@ def test_a_handle_resizes_one_side_where_it_need_not_be_square(page):
     assert state(page) == pytest.approx([192, 192, 256, 316], abs=2)
     page.get_by_label('keep square').check()
     top, left, h, w = state(page)
-    assert (top, h, w) == (192, 256, 256) and ask(page, 'explorer.state.square') is True
+    assert (top, h, w) == (192, 256, 256)
+    knows(page, 'explorer.state.square', True)
 
 
 def test_wheel_scrolls_the_notebook_until_the_overview_is_clicked(page):
@@ -192,7 +204,7 @@ def test_wheel_scrolls_the_notebook_until_the_overview_is_clicked(page):
              .some((e) => e.scrollTop > n)""",
         arg=before,
     )
-    assert ask(page, 'explorer.state.box') == tuple(START)
+    knows(page, 'explorer.state.box', tuple(START))
     page.mouse.click(*spot(page, 320, 320))
     before = scrolled(page)
     page.mouse.wheel(0, 300)
@@ -212,7 +224,7 @@ def test_scale_axis_is_dragged_about_a_fixed_centre(page):
     drag(page, (x, y), (x - 90, y))
     top, left, h, w = state(page)
     assert h == w < 200 and (top + h / 2, left + w / 2) == pytest.approx((320, 320), abs=1)
-    assert ask(page, 'explorer.state.now.gsd') == pytest.approx(float(data(page)['gsd']), rel=5e-3)
+    knows(page, 'explorer.state.now.gsd', pytest.approx(float(data(page)['gsd']), rel=5e-3))
 
 
 @pytest.mark.parametrize('token', ['cls', 'gsd'])
@@ -225,9 +237,9 @@ def test_attention_of_a_token_a_layer_and_a_head(page, token):
         for _ in range(presses):
             page.keyboard.press('ArrowRight')
     settled(page)
-    assert ask(page, '(view.token, view.layer, view.head)') == (token, 2, 1)
+    knows(page, '(view.token, view.layer, view.head)', (token, 2, 1))
     page.get_by_text(f'attention of the {token.upper()} token, layer 3, head 2').wait_for()
-    assert ask(page, "[last('model')[n] for n in ('token', 'layer', 'head')]") == [token, 2, 1]
+    knows(page, "[last('model')[n] for n in ('token', 'layer', 'head')]", [token, 2, 1])
 
 
 def test_mass_and_opacity_are_drawn_in_the_page_and_known_to_the_kernel(page):
@@ -243,8 +255,8 @@ def test_mass_and_opacity_are_drawn_in_the_page_and_known_to_the_kernel(page):
     page.keyboard.press('ArrowLeft')
     page.keyboard.press('ArrowLeft')
     settled(page)
-    assert ask(page, '(view.mass, view.opacity)') == (0.5, 0.5)
-    assert ask(page, "sum(q['kind'] == 'model' for q in asked)") == n
+    knows(page, '(view.mass, view.opacity)', (0.5, 0.5))
+    knows(page, "sum(q['kind'] == 'model' for q in asked)", n)
     attended = ask(
         page,
         "sorted(answers.look('residential', (192, 192, 256, 256), 64)"
@@ -260,11 +272,11 @@ def test_a_patch_is_clicked(page):
     b = stage.bounding_box()
     page.mouse.click(b['x'] + b['width'] * 3.5 / 8, b['y'] + b['height'] * 6.5 / 8)
     until(page, 'overlay', 'similarity')
-    assert ask(page, '(view.token, view.patch)') == ('similarity', [6, 3])
+    knows(page, '(view.token, view.patch)', ('similarity', [6, 3]))
     page.get_by_text('cosine of the patches to patch (6, 3)').wait_for()
     page.keyboard.press('Shift+ArrowUp')  # the click took the focus
     page.get_by_text('cosine of the patches to patch (2, 3)').wait_for()
-    assert ask(page, "last('model')['patch']") == [2, 3]
+    knows(page, "last('model')['patch']", [2, 3])
 
 
 def points(page):
@@ -295,7 +307,7 @@ def test_a_point_of_the_map_is_hovered_and_clicked(page):
     page.mouse.click(*places[i])
     until(page, 'place', name)
     settled(page)
-    assert ask(page, '(explorer.state.name, explorer.state.box)') == (name, (0, 0, 128, 128))
+    knows(page, '(explorer.state.name, explorer.state.box)', (name, (0, 0, 128, 128)))
 
 
 def apart(a, b):
@@ -333,7 +345,7 @@ def test_a_neighbour_is_clicked(page):
     page.get_by_role('group', name='neighbours').get_by_role('button').nth(1).click()
     until(page, 'place', name)
     settled(page)
-    assert ask(page, '(explorer.state.name, explorer.state.box)') == (name, (0, 0, 128, 128))
+    knows(page, '(explorer.state.name, explorer.state.box)', (name, (0, 0, 128, 128)))
     assert data(page)['near'].split()[0] == str(near[1])
 
 
@@ -344,7 +356,7 @@ def test_views_are_framed_drawn_again_and_gone_to(page):
     until(page, 'drawn', 1)
     until(page, 'histogram', 1)
     settled(page)
-    assert ask(page, '(explorer.state.sampling, explorer.state.seed)') == ('random', 1)
+    knows(page, '(explorer.state.sampling, explorer.state.seed)', ('random', 1))
     tile = named_tiles(sample_tiles('place'))[PLACE]
     now = CropState(tile, seed=1, name=PLACE)
     words = page.get_by_role('note', name='histogram of GSDs').inner_text()
@@ -352,7 +364,7 @@ def test_views_are_framed_drawn_again_and_gone_to(page):
     wanted = now.draw('random')[7]
     page.locator('.satdino-x-view-mark').nth(12 + 7).click()
     assert state(page) == [wanted.top, wanted.left, *wanted.hw]
-    assert ask(page, 'explorer.state.out') == 96
+    knows(page, 'explorer.state.out', 96)
     tag = page.locator('.satdino-x-tag').nth(0).locator('text')
     tag.scroll_into_view_if_needed()
     tag.click()
@@ -365,17 +377,18 @@ def test_a_scene_is_rendered_beside_what_is_resampled(page):
     compare = page.get_by_role('radiogroup', name='resampled or rendered')
     compare.get_by_role('radio', name='resampled beside rendered').click()
     until(page, 'rendered', ' '.join(map(str, START)))
-    assert ask(page, "last('rendered')['box']") == START
+    knows(page, "last('rendered')['box']", START)
     drag(page, spot(page, 320, 320), spot(page, 340, 330))
-    box = state(page)
-    until(page, 'rendered', ' '.join(map(str, box)))
-    assert ask(page, "last('rendered')['box']") == box
+    moved = state(page)
+    until(page, 'rendered', ' '.join(map(str, moved)))
+    knows(page, "last('rendered')['box']", moved)
     screenshot(page, 'rendered_beside')
     compare.get_by_role('radio', name='what the network is given').click()
     page.get_by_label('ground', exact=True).select_option('own')
     until(page, 'overview', 'own')
     settled(page)
-    assert not compare.is_visible() and ask(page, 'explorer.state.name') == 'own'
+    assert not compare.is_visible()
+    knows(page, 'explorer.state.name', 'own')
     page.get_by_text('not a drawn scene, so it can be resampled and not rendered').wait_for()
 
 
@@ -403,7 +416,7 @@ def test_controls_by_keys_leave_the_notebook_alone(page):
     page.get_by_label('keep square').focus()
     page.keyboard.press('Space')
     settled(page)
-    assert ask(page, '(explorer.state.seed, explorer.state.square)') == (1, False)
+    knows(page, '(explorer.state.seed, explorer.state.square)', (1, False))
     assert page.evaluate(cells) == before
     page.keyboard.press('Control+s')  # stays the notebook's
     page.wait_for_function(
@@ -419,7 +432,7 @@ def test_numbers_are_typed(page):
     page.get_by_role('slider', name='Output').fill('128')
     page.get_by_text('upsampled: no new detail').first.wait_for()
     settled(page)
-    assert ask(page, '(explorer.state.out, explorer.state.now.crop.upsampled)') == (128, True)
+    knows(page, '(explorer.state.out, explorer.state.now.crop.upsampled)', (128, True))
 
 
 def test_the_saved_picture_is_the_exact_input_and_carries_its_gsd(page, notebook):
@@ -441,7 +454,8 @@ def test_the_copied_code_gives_the_same_crop(page):
     page.get_by_role('radio', name='show random views').click()
     page.get_by_role('button', name='draw the views with the next seed').click()
     drag(page, spot(page, 448, 448), spot(page, 418, 388))
-    settled(page)
+    state(page)
+    knows(page, '(explorer.state.sampling, explorer.state.seed)', ('random', 1))
     page.get_by_role('button', name='copy this state').click()
     code = page.evaluate('navigator.clipboard.readText()')
     assert code == page.get_by_role('textbox', name='state as code').input_value()

@@ -153,6 +153,12 @@ export function cividis(share) {
   return [0, 1, 2].map((c) => CIVIDIS[k][c] + (at - k) * (CIVIDIS[k + 1][c] - CIVIDIS[k][c]));
 }
 
+/** A string as Python writes it. */
+function pythonText(text) {
+  const quoted = JSON.stringify(text);
+  return text.includes("'") ? quoted : `'${quoted.slice(1, -1).replaceAll('\\"', '"')}'`;
+}
+
 /** The words below the pictures, as the kernel writes them. */
 export function captionOf(box, place, out) {
   const gsd = sourceGsd(place, box);
@@ -2035,8 +2041,7 @@ class App {
     const { state, reply } = this;
     const same = reply?.code && String(reply.args.box) === String(state.box) &&
       reply.args.out === state.out && reply.args.place === state.place;
-    const name = JSON.stringify(state.place);
-    const own = `CropState(tiles[${name}], box=(${state.box.join(', ')}), out=${state.out})`;
+    const own = `CropState(tiles[${pythonText(state.place)}], box=(${state.box.join(', ')}), out=${state.out})`;
     const code = same ? reply.code : own;
     if (!['uniform', 'random'].includes(state.sampling)) return code;
     return `${code.slice(0, -1)}, sampling='${state.sampling}', seed=${state.seed})`;
