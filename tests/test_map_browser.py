@@ -215,6 +215,20 @@ def test_keys_walk_choose_select_and_zoom(page):
     said(page, 'None [] class')
 
 
+def test_letters_on_its_controls_are_no_commands_of_the_notebook(page):
+    cells = 'window.jupyterapp.shell.currentWidget.content.widgets.map((w) => w.model.type)'
+    before = page.evaluate(cells)
+    for control in (
+        page.get_by_role('button', name='show the whole map'),
+        page.locator('.satdino-map-stage canvas').last,
+    ):
+        for key in ('b', 'm'):  # adds a cell, makes one text
+            control.focus()
+            page.keyboard.press(key)
+            assert control.evaluate('e => e === document.activeElement'), key
+    assert page.evaluate(cells) == before
+
+
 def test_colours_have_labels_and_names_are_text(page):
     menu = page.get_by_role('combobox', name='colour by')
     legend = page.get_by_role('group', name='legend')
