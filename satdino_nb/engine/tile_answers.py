@@ -128,7 +128,7 @@ def packed_picture(pixels: torch.Tensor) -> tuple[list[int], bytes]:
 
     - `pixels`: uint8 `(3, H, W)`, or float from 0 to 1.
 
-    A browser draws them at once, where a PNG takes both sides longer than the move itself.
+    A browser draws them at once; a PNG is packed on one side and unpacked on the other.
 
         packed_picture(torch.zeros(3, 1, 2, dtype=torch.uint8))   # [1, 2], bytes(6)
     """
