@@ -553,6 +553,7 @@ def test_scale_bars_are_as_long_as_they_say(browser, grounds, name):
     for box_ in ([10, 20, 200, 200], [0, 0, height, width], [40, 30, 9, 31]):
         page.evaluate('box => setFromKernel({ box })', box_)
         until(page, 'shown', ' '.join(map(str, box_)))
+        settled(page)  # the bars are drawn in the next frame
         across = [tile.gsd * width, tile.gsd_at(tuple(box_)) * box_[3]]  # metres of each stage
         bars = page.evaluate(BARS)
         assert len(bars) == 2

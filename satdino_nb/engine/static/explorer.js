@@ -295,7 +295,7 @@ function scaleBar(gsd, width, bottom, left = 8) {
   return group;
 }
 
-/** A canvas that is at hand, or one of the answer's pixels: red, green and blue, a byte each. */
+/** A canvas that is at hand, or the answer's pixels: red, green and blue, a byte each. */
 function pictureOf({ canvas, reply, buffers }) {
   if (canvas) return canvas;
   const [height, width] = reply.hw;
@@ -307,9 +307,7 @@ function pictureOf({ canvas, reply, buffers }) {
     image.data[j + 2] = raw[i + 2];
     image.data[j + 3] = 255;
   }
-  const made = element('canvas', { width, height });
-  made.getContext('2d').putImageData(image, 0, 0);
-  return made;
+  return image;
 }
 
 /** Fill a node, unless it shows this already; `shows` says all that the parts depend on. */
@@ -872,7 +870,9 @@ const HELP_INPUT = 'Click a patch, or use the arrow keys, to colour all patches 
 function drawExact(canvas, picture) {
   canvas.width = picture.width;
   canvas.height = picture.height;
-  canvas.getContext('2d').drawImage(picture, 0, 0);
+  const context = canvas.getContext('2d');
+  if (picture instanceof ImageData) context.putImageData(picture, 0, 0);
+  else context.drawImage(picture, 0, 0);
   canvas.dataset.size = `${picture.width} ${picture.height}`;
 }
 
